@@ -1,0 +1,319 @@
+"""The one YAML of a project, validated once at the door; inside the house nothing is checked again.
+
+One class per section. Every class is frozen and refuses keys that it does not know, naming the nearest right one.
+Paths in the file are relative to the file's own folder.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qanchor.errors import ConfigError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Source(Section):
+    """One kind of log file. Each row becomes one event (`text`), or one event per column (`features`)."""
+
+    path: str
+    """File or glob, relative to the YAML: `raw/bills/*.parquet`."""
+    format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
+    """`auto` goes by the file's ending (.parquet, .csv, .csv.gz, .jsonl, .ndjson)."""
+    user: str
+    """Column of the user's id."""
+    time: str
+    """Column of the event's time: a timestamp, a date, epoch seconds, or text."""
+    time_format: str | None = None
+    """strptime format of a text time column; left out, ISO 8601 and epoch seconds are understood."""
+    modality: str
+    """Name of the modality that these rows belong to; several sources may share one."""
+    text: str | None = None
+    """Template over columns, `"{category} at {merchant}"`. `{amount:band}` prints a number as a 1-2-5 band."""
+    features: tuple[str, ...] = ()
+    """Instead of `text`: tabular columns; a text column becomes "column: value", a number goes to `value`."""
+    category: str | None = None
+    """Template of the event's coarse category; left out, the modality's name."""
+    value: str | None = None
+    """Column of a number kept beside the event (an amount, a duration)."""
+
+    @model_validator(mode="after")
+    def _text_or_features(self) -> Source:
+        if (self.text is None) == (not self.features):
+            raise ValueError("give either `text` (a template) or `features` (a list of columns)")
+        return self
+
+
+class Modality(Section):
+    """How a modality is read into the prefix."""
+
+    events: Annotated[int, Field(ge=0)] = 32
+    """K_m of Eq. 2: the most recent events kept as tokens of their own."""
+    lookback_days: Annotated[int, Field(ge=1)] | None = None
+    """The lookback window of this modality; left out, `windows.lookback_days`."""
+
+
+class Windows(Section):
+    """When users are looked at. Nothing at or after an `as_of` reaches its prefix (D3)."""
+
+    lookback_days: Annotated[int, Field(ge=1)] = 90
+    predict_days: Annotated[int, Field(ge=1)] = 30
+    train: tuple[dt.date, ...]
+    """as_of days of training users."""
+    validation: tuple[dt.date, ...]
+    """as_of days of validation users."""
+    test: tuple[dt.date, ...]
+    """as_of days of test users: their prediction windows start no earlier than the last training window ends."""
+
+    @model_validator(mode="after")
+    def _test_is_later(self) -> Windows:
+        for name in ("train", "validation", "test"):
+            if not getattr(self, name):
+                raise ValueError(f"`{name}` is empty: give at least one as_of day")
+        last = max(self.train + self.validation) + dt.timedelta(days=self.predict_days)
+        if min(self.test) < last:
+            raise ValueError(
+                f"`test` starts on {min(self.test)}, inside the prediction window of a training or validation as_of; "
+                f"the first clean day is {last}"
+            )
+        return self
+
+
+class Users(Section):
+    """Who is split off by a stable hash of the user's id, so that no test user is seen in training."""
+
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    min_events: Annotated[int, Field(ge=1)] = 1
+    """A user is part of the population at an as_of with at least so many events in the lookback window."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """At most so many users an as_of are used for training and evaluation (a stable sample by the id's hash)."""
+
+
+class Filter(Section):
+    """Which events a rule speaks of; every given condition must hold."""
+
+    modality: tuple[str, ...] = ()
+    category: tuple[str, ...] = ()
+    text: str | None = None
+    """Regular expression searched in the event's text (Rust syntax, `(?i)` for any case)."""
+    min_value: float | None = None
+    max_value: float | None = None
+
+
+class Rule(Section):
+    """A yes/no label from events: measure the matching future events, compare with a number.
+
+    `{where: {category: [fuel]}, measure: count, at_least: 1}` asks for one fuel payment in the prediction window.
+    With `per_past: true` the measure is divided by the same measure over the lookback window (per day), so that
+    `below: 0.5` reads "less than half of before"; a user whose past measure is 0 is then not eligible.
+    """
+
+    where: Filter = Filter()
+    measure: Literal["count", "days", "distinct", "sum", "mean", "max"] = "count"
+    """`distinct` counts different texts, `days` active days; `sum`, `mean`, `max` are over `value`."""
+    at_least: float | None = None
+    below: float | None = None
+    per_past: bool = False
+    eligible: Filter | None = None
+    """Only users with a matching event in the *lookback* window are asked; the others have no label."""
+    future_only: bool = False
+    """Only users with some matching future event (of `where`) are asked: needed by `mean` and `max`."""
+
+    @model_validator(mode="after")
+    def _one_comparison(self) -> Rule:
+        if (self.at_least is None) == (self.below is None):
+            raise ValueError("give exactly one of `at_least` and `below`")
+        return self
+
+
+class Scenario(Section):
+    query: str
+    """The question in plain words; it goes to the end of the prefix and anchors the embedding."""
+    label: Rule | None = None
+    labels: str | None = None
+    """Parquet or CSV file of `user_id, as_of, label` (0 or 1); rows that are missing have no label."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Scenario:
+        if (self.label is None) == (self.labels is None):
+            raise ValueError("give either `label` (a rule over future events) or `labels` (a file)")
+        return self
+
+
+class UserU(Section):
+    """What the model is pretrained on (section 3.1)."""
+
+    language: Literal["en", "zh"] = "en"
+    pairs: Annotated[int, Field(ge=1)] = 10
+    """Question-answer pairs per (user, as_of), D_future's included."""
+    empty_future: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of users with an empty prediction window that are kept in D_future."""
+
+
+class Lora(Section):
+    rank: Annotated[int, Field(ge=1)] = 64
+    alpha: Annotated[float, Field(gt=0)] = 32
+
+
+class Model(Section):
+    """Which backbone reads the prefix, and how wide the house is."""
+
+    backbone: str = "embedded"
+    """`embedded` (small, trained whole, no download), or a Hugging Face decoder by name or folder (with LoRA)."""
+    text_encoder: str = "embedded"
+    """`embedded` (character n-gram hashing), or a Hugging Face sentence encoder by name or folder (frozen)."""
+    dim: Annotated[int, Field(ge=8)] = 128
+    prompt_tokens: Annotated[int, Field(ge=1)] = 6
+    anchor: Literal["auto", "attention", "constant"] = "auto"
+    """What `<USER_EMB>` starts from: a query-to-prefix attention, or a learned constant (the paper's way).
+    `auto`: attention for the embedded backbone, constant for a pretrained one."""
+    hidden: Annotated[int, Field(ge=32)] = 256
+    layers: Annotated[int, Field(ge=1)] = 2
+    """`hidden` and `layers` size the embedded backbone only."""
+    lora: Lora = Lora()
+
+
+class Pretrain(Section):
+    align_steps: Annotated[int, Field(ge=0)] = 300
+    """Steps with the backbone bypassed (`anchor: attention` only)."""
+    steps: Annotated[int, Field(ge=0)] = 300
+    """Steps of the whole model after that."""
+    batch: Annotated[int, Field(ge=2)] = 64
+    """Users a step."""
+    pairs: Annotated[int, Field(ge=1)] = 4
+    """Question-answer pairs a user and step; they share one prefix."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    margin: float = 0.1
+    mask: Literal["eq5", "demo", "none"] = "eq5"
+    """Eq. 5's mask, the four masks of the authors' demo, or none."""
+    mask_after: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """The mask is switched on after this share of the steps."""
+    ntp: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of next-token prediction (Eq. 6)."""
+    validate_every: Annotated[int, Field(ge=1)] = 100
+
+
+class Tune(Section):
+    steps: Annotated[int, Field(ge=1)] = 500
+    batch: Annotated[int, Field(ge=2)] = 256
+    lr: Annotated[float, Field(gt=0)] = 1e-2
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    validate_every: Annotated[int, Field(ge=1)] = 50
+
+
+class Training(Section):
+    seed: int = 0
+    pretrain: Pretrain = Pretrain()
+    tune: Tune = Tune()
+
+
+class Config(Section):
+    """The whole file."""
+
+    name: str
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    modalities: dict[str, Modality] = {}
+    """Settings of modalities that differ from the defaults; every source's modality exists without being named."""
+    windows: Windows
+    users: Users = Users()
+    scenarios: dict[str, Scenario] = {}
+    shards: Annotated[int, Field(ge=1, le=4096)] = 4
+    max_reject_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """A day whose share of refused rows is above this is not published."""
+    useru: UserU = UserU()
+    model: Model = Model()
+    training: Training = Training()
+    root: Path = Field(default=Path(), exclude=True)
+    """Folder of the YAML; set by `load`."""
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Config:
+        known = set(self.modality_names)
+        named = [(f"modalities.{m}", m) for m in self.modalities]
+        for name, scenario in self.scenarios.items():
+            rule = scenario.label
+            for part in (rule.where, rule.eligible) if rule else ():
+                named += [(f"scenarios.{name}.label", m) for m in (part.modality if part else ())]
+        for where, modality in named:
+            if modality not in known:
+                raise ValueError(f"`{where}` names the modality {modality!r}{_nearest(modality, known)}")
+        return self
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """All modalities, in the order in which the sources first name them."""
+        return tuple(dict.fromkeys(source.modality for source in self.sources))
+
+    def modality(self, name: str) -> Modality:
+        return self.modalities.get(name, Modality())
+
+    def lookback_days(self, name: str) -> int:
+        return self.modality(name).lookback_days or self.windows.lookback_days
+
+
+def load(path: Path) -> Config:
+    """Read and validate a `qanchor.yaml`.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or holds an unknown, missing or impossible key; the message
+            names the key by its dotted path and the nearest right one.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config at {path}: write one with `qanchor init LOGS...`") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds {type(data).__name__}, expected a mapping with `name`, `sources`, `windows`")
+    return parse(data, path.parent.resolve(), str(path))
+
+
+def parse(data: dict[str, Any], root: Path, origin: str = "config") -> Config:
+    """Validate a config given as a plain dictionary. Raises ConfigError like `load`."""
+    try:
+        return Config.model_validate({**data, "root": root})
+    except ValidationError as error:
+        raise ConfigError("; ".join(f"{origin}: {_explain(item)}" for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as one sentence that names the key and the remedy."""
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        section = _section_at(item["loc"][:-1])
+        return f"unknown key `{where}`{_nearest(str(item['loc'][-1]), section.model_fields.keys() - {'root'})}"
+    if item["type"] == "missing":
+        return f"missing key `{where}`"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"`{where}`: {message}" if where else message
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[Section]:
+    """The section class that a pydantic error location leads to."""
+    section: type[Section] = Config
+    for part in location:
+        if isinstance(part, str) and part in section.model_fields:
+            section = _section_in(section.model_fields[part].annotation) or section
+    return section
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _section_in(arg))), None)
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean `{close[0]}`?" if close else f"; known are {', '.join(sorted(known))}"

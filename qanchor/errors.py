@@ -1,0 +1,40 @@
+"""Every error that qanchor raises on purpose.
+
+QAnchorError
+├── ConfigError          the YAML: an unknown or missing key, a value out of range
+├── DataError            logs, labels, stores
+│   ├── RejectRateError  too many refused rows for a day to be published
+│   └── CollisionError   two different texts share one 64-bit id
+├── ModelError           a checkpoint or model that does not fit what is asked of it
+└── TrainingError        a run that cannot go on (NaN, nothing to learn from)
+
+A message says what was got, what was expected, and how to mend it. The command line prints it as one line.
+"""
+
+
+class QAnchorError(Exception):
+    """Root of the tree: catch this to catch everything that qanchor refuses."""
+
+
+class ConfigError(QAnchorError):
+    pass
+
+
+class DataError(QAnchorError):
+    pass
+
+
+class RejectRateError(DataError):
+    pass
+
+
+class CollisionError(DataError):
+    pass
+
+
+class ModelError(QAnchorError):
+    pass
+
+
+class TrainingError(QAnchorError):
+    pass
