@@ -1,0 +1,137 @@
+"""QAnchor: one model, one noun. Profiles and scenarios in, anchor embeddings out (section 3.2.4).
+
+Shapes: N users, G scenarios, B users of a batch, K prompt vectors, D width of the backbone, O = 128.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qanchor.errors import ModelError
+from qanchor.events.profiles import Profiles
+from qanchor.model import persistence
+from qanchor.model.batch import collate
+from qanchor.model.prompts import SoftPrompt
+from qanchor.model.towers import Tokens, Towers
+from qanchor.training.pretrain import autocast
+
+BATCH_TOKENS = 32_768
+"""Tokens of a batch, padding included: what bounds memory, whatever the users' lengths."""
+
+
+class QAnchor:
+    """A model with its tuned scenarios.
+
+    Example:
+        model = QAnchor.from_pretrained("runs/demo/model")
+        model.embed(profiles, queries=["Will this user book a hotel?"])   # [users, 1, 128]
+    """
+
+    def __init__(self, towers: Towers, prompts: Mapping[str, SoftPrompt] | None = None) -> None:
+        self.towers = towers.eval()
+        self.prompts = dict(prompts or {})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> QAnchor:
+        """Load a saved model with its soft prompts. Raises ModelError when the folder holds none that fits."""
+        folder = Path(folder)
+        towers = persistence.load(folder)
+        fingerprint = persistence.fingerprint(towers)
+        paths = sorted((folder / "prompts").glob("*.safetensors"))
+        return cls(towers, {path.stem: SoftPrompt.load(path, fingerprint) for path in paths})
+
+    def save_pretrained(self, folder: str | Path, card: str = "") -> None:
+        """Write model, prompts and card: safetensors and JSON only."""
+        persistence.save(self.towers, Path(folder), card)
+        for name, prompt in self.prompts.items():
+            prompt.save(Path(folder) / "prompts" / f"{name}.safetensors")
+
+    def embed(
+        self,
+        profiles: Profiles,
+        scenarios: Sequence[str] = (),
+        queries: Sequence[str] = (),
+        path: Literal["packed", "cached", "plain"] = "packed",
+        progress: Callable[[int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """[N, G, O] unit-length embeddings: first the tuned `scenarios`, then free `queries` with the shared prompt.
+
+        `packed` reads each user once, all suffixes behind one prefix; `cached` keeps the prefix's keys and values and
+        reads the suffixes over them; `plain` reads prefix and suffix anew for every scenario. Equal to rounding.
+
+        Raises:
+            ModelError: a scenario without a soft prompt, or profiles of other modalities.
+        """
+        self._check(profiles, scenarios)
+        texts = [self.prompts[name].query for name in scenarios] + list(queries)
+        if not texts:
+            raise ModelError("nothing to embed for: give `scenarios` (tuned ones) or `queries` (plain questions)")
+        tokens = self.towers.tokens(texts, "left")
+        prompt_1GKD = torch.stack(
+            [self.prompts[name].prompt_KD.to(self.towers.device) for name in scenarios]
+            + [self.towers.prompt.detach()] * len(queries)
+        )[None]
+        indexed = self.towers.text_encoder.index(profiles.texts.text)
+        out = np.empty((len(profiles), len(texts), self.towers.dim), np.float32)
+        suffix = tokens.id_RL.shape[1] + prompt_1GKD.shape[2] + 1
+        with torch.inference_mode():
+            for rows in self._batches(profiles, len(texts) * suffix):
+                out[rows] = self._embed(profiles, rows, indexed, tokens, prompt_1GKD, path).float().cpu().numpy()
+                if progress:
+                    progress(len(rows))
+        return out
+
+    def _embed(
+        self,
+        profiles: Profiles,
+        rows: npt.NDArray[np.int64],
+        indexed: Any,
+        tokens: Tokens,
+        prompt_1GKD: Tensor,
+        path: Literal["packed", "cached", "plain"],
+    ) -> Tensor:
+        """[B, G, O] of one batch of users."""
+        towers = self.towers
+        query_BG = torch.arange(prompt_1GKD.shape[1], device=towers.device).expand(len(rows), -1)
+        with autocast(towers.device):
+            prefix = towers.prefix(collate(profiles, rows, persistence.kept_events(towers)), indexed)
+            if path == "packed":
+                return towers.anchor(prefix, tokens, query_BG, prompt_1GKD)
+            if path == "cached":
+                return towers.anchor(prefix, tokens, query_BG, prompt_1GKD, towers.keys_values(prefix))
+            columns = [
+                towers.anchor(prefix, tokens, query_BG[:, g : g + 1], prompt_1GKD[:, g : g + 1])
+                for g in range(query_BG.shape[1])
+            ]
+            return torch.cat(columns, 1)
+
+    def _batches(self, profiles: Profiles, suffixes: int) -> Iterator[npt.NDArray[np.int64]]:
+        """Rows of all users, users of like length together, each batch within the token budget."""
+        limit = int(persistence.kept_events(self.towers).sum())
+        length = 1 + len(profiles.modalities) + np.minimum(profiles.counts, limit) + suffixes
+        order = np.argsort(-length, kind="stable")
+        start = 0
+        while start < len(order):
+            size = max(1, BATCH_TOKENS // int(length[order[start]]))
+            yield order[start : start + size]
+            start += size
+
+    def _check(self, profiles: Profiles, scenarios: Sequence[str]) -> None:
+        unknown = [name for name in scenarios if name not in self.prompts]
+        if unknown:
+            known = ", ".join(sorted(self.prompts)) or "none"
+            raise ModelError(
+                f"no soft prompt for {unknown[0]!r}; tuned are: {known}. Tune it, or pass its query instead"
+            )
+        if profiles.modalities != self.towers.modalities:
+            raise ModelError(
+                f"profiles have the modalities {profiles.modalities}, the model was trained on "
+                f"{self.towers.modalities}: use the config that it was trained with"
+            )

@@ -1,0 +1,113 @@
+"""The coarse-to-fine user encoder: events -> modality tokens -> user token (section 3.2.1, Eq. 1 and 2).
+
+Shapes: B users, M modalities, E events, U distinct texts of a batch, P = 1 + M + event tokens of the longest user,
+D width of the backbone, W width of a text vector, F and C features (see batch.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qanchor.model.batch import COUNT_FEATURES, EVENT_FEATURES, IDLE_BUCKETS, Batch
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The hierarchical user tokens e_i of Eq. 2: [user; modalities; events], padding on the right."""
+
+    token_BPD: Tensor
+    mask_BP: Tensor
+    """True at real tokens."""
+    gap_BP: Tensor
+    """Days between the token's event and the user's newest; 0 at user and modality tokens."""
+    modality_BP: Tensor
+    """Modality of the token, -1 at user tokens and padding."""
+    event_BP: Tensor
+    """True at event tokens."""
+
+    def __len__(self) -> int:
+        return len(self.token_BPD)
+
+
+class Adapter(nn.Sequential):
+    """MLP(LayerNorm(x)), the form of every adapter of the hierarchy."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, out), nn.GELU(), nn.Linear(out, out))
+
+
+class Hierarchy(nn.Module):
+    """Turns a batch of events into prefix tokens.
+
+    Eq. 1 takes the text embedding h alone. Here h = W text + V features (value, calendar, gap to the newest event), and
+    a modality's summary carries its counts, since a mean cannot tell one coffee from fifty. Modalities are known to
+    the weights by name order; an absent one has a learned token of its own.
+    """
+
+    def __init__(self, modalities: int, text_width: int, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.text_in = nn.Linear(text_width, width, bias=False)
+        self.feature_in = nn.Linear(EVENT_FEATURES, width)
+        self.event = nn.ModuleList(Adapter(width, width) for _ in range(modalities))
+        self.count_in = nn.Linear(COUNT_FEATURES, width)
+        self.modality_embedding = nn.Parameter(torch.randn(modalities, width) * 0.02)
+        self.absent = nn.Parameter(torch.randn(modalities, width) * 0.02)
+        self.modal = Adapter(width, width)
+        self.user = Adapter(modalities * width, width)
+        self.idle = nn.Embedding(IDLE_BUCKETS, width)
+
+    def forward(self, batch: Batch, text_UW: Tensor) -> Prefix:
+        """The prefix of each user of `batch`, given the vectors of its distinct texts."""
+        users, modalities = batch.count_BMC.shape[:2]
+        event_ED = self._events(batch, text_UW)
+        modal_BMD = self._modalities(batch, event_ED)
+        user_BD = self.user(modal_BMD.flatten(1)) + self.idle(batch.idle_B)
+
+        head = 1 + modalities
+        columns = head + batch.slots
+        token_BPD = event_ED.new_zeros(users, columns, self.width)
+        token_BPD[:, 0] = user_BD.to(token_BPD.dtype)
+        token_BPD[:, 1:head] = modal_BMD.to(token_BPD.dtype)
+        kept = batch.slot_E >= 0
+        row, column = batch.owner_E[kept], head + batch.slot_E[kept]
+        token_BPD = token_BPD.index_put((row, column), event_ED[kept])
+
+        event_BP = torch.zeros(users, columns, dtype=torch.bool, device=event_ED.device)
+        event_BP[row, column] = True
+        mask_BP = event_BP.clone()
+        mask_BP[:, :head] = True
+        gap_BP = event_ED.new_zeros(users, columns, dtype=torch.float32)
+        gap_BP[row, column] = batch.gap_E[kept]
+        modality_BP = torch.full((users, columns), -1, device=event_ED.device)
+        modality_BP[:, 1:head] = torch.arange(modalities, device=event_ED.device)
+        modality_BP[row, column] = batch.modality_E[kept]
+        return Prefix(token_BPD, mask_BP, gap_BP, modality_BP, event_BP)
+
+    def _events(self, batch: Batch, text_UW: Tensor) -> Tensor:
+        """z^(evt) [E, D] of Eq. 1, each event by its own modality's adapter."""
+        # The text's part of h is computed once per distinct text, not once per event.
+        h_ED = self.text_in(text_UW)[batch.text_E] + self.feature_in(batch.feature_EF)
+        z_ED = h_ED.new_zeros(h_ED.shape)
+        for m, adapter in enumerate(self.event):
+            rows = (batch.modality_E == m).nonzero().squeeze(1)
+            if len(rows):
+                z_m = adapter(h_ED[rows]) + self.modality_embedding[m]
+                z_ED = z_ED.index_copy(0, rows, z_m.to(z_ED.dtype))
+        return z_ED
+
+    def _modalities(self, batch: Batch, event_ED: Tensor) -> Tensor:
+        """z^(mdl) [B, M, D]: the mean over *all* the window's events, then the shared modal adapter."""
+        users, modalities = batch.count_BMC.shape[:2]
+        cell_E = batch.owner_E * modalities + batch.modality_E
+        sum_CD = event_ED.new_zeros(users * modalities, self.width).index_add(0, cell_E, event_ED)
+        number_C = torch.bincount(cell_E, minlength=users * modalities)
+        mean_BMD = (sum_CD / number_C.clamp(min=1)[:, None]).view(users, modalities, self.width)
+        modal_BMD = self.modal(mean_BMD + self.count_in(batch.count_BMC)) + self.modality_embedding
+        token_BMD: Tensor = torch.where(
+            number_C.view(users, modalities, 1) > 0, modal_BMD, self.absent.to(modal_BMD.dtype)
+        )
+        return token_BMD

@@ -1,0 +1,169 @@
+"""Text encoders: from texts to vectors, each distinct text once.
+
+Two of them with one face: `index(texts)` does the slow part once per text table, `forward(indexed, rows)` gives
+vectors [R, W] for some of its rows, with gradients where the encoder learns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qanchor.errors import ModelError
+
+
+class Indexed(Protocol):
+    """A text table made ready for one encoder."""
+
+    def __len__(self) -> int: ...
+
+
+class TextEncoder(nn.Module):
+    """What the hierarchy needs of an encoder."""
+
+    width: int
+    """W, the length of a text vector."""
+
+    def index(self, texts: Sequence[str]) -> Any:
+        raise NotImplementedError
+
+    def forward(self, indexed: Any, rows: Tensor) -> Tensor:
+        """[R] row numbers of an indexed table -> [R, W] vectors."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What `load_text_encoder` needs to build this encoder again."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class NgramTable:
+    """Hashed n-grams of every text, one after another: text r owns grams[offsets[r]:offsets[r + 1]]."""
+
+    grams: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+class NgramEncoder(TextEncoder):
+    """The embedded default: mean of learned vectors of hashed words and character n-grams.
+
+    It needs no vocabulary, so that a text never seen in training still gets a vector from its parts, and two texts
+    that share words start close to each other before anything is learned.
+    """
+
+    def __init__(self, width: int = 192, buckets: int = 16_384) -> None:
+        super().__init__()
+        self.width, self.buckets = width, buckets
+        self.vectors = nn.EmbeddingBag(buckets, width, mode="mean", include_last_offset=True)
+
+    def index(self, texts: Sequence[str]) -> NgramTable:
+        grams = [_grams(text) for text in texts]
+        offsets = np.concatenate([[0], np.cumsum([len(g) for g in grams], dtype=np.int64)])
+        flat = np.fromiter(itertools.chain.from_iterable(grams), np.int64, count=int(offsets[-1])) % self.buckets
+        return NgramTable(torch.from_numpy(flat), torch.from_numpy(offsets))
+
+    def forward(self, indexed: NgramTable, rows: Tensor) -> Tensor:
+        start, stop = indexed.offsets[rows], indexed.offsets[rows + 1]
+        offsets = torch.cat([start.new_zeros(1), (stop - start).cumsum(0)])
+        picked = torch.repeat_interleave(start - offsets[:-1], stop - start) + torch.arange(int(offsets[-1]))
+        device = self.vectors.weight.device
+        vectors_RW: Tensor = self.vectors(indexed.grams[picked].to(device), offsets.to(device))
+        return vectors_RW
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": "embedded", "width": self.width, "buckets": self.buckets}
+
+
+_WORDS = re.compile(r"[^\W_]+")
+
+
+def _grams(text: str) -> list[int]:
+    """Stable hashes of a text's words, their character 3- and 4-grams, and single characters beyond ASCII."""
+    grams = []
+    for word in _WORDS.findall(text.lower()):
+        grams.append(zlib.crc32(b"=" + word.encode()))
+        marked = f"<{word}>"
+        if word.isascii():
+            sizes = (3, 4) if len(word) > 3 else ()
+        else:  # a run of Chinese has no blanks: its characters and pairs are its words
+            sizes = (1, 2)
+            marked = word
+        for size in sizes:
+            grams += [zlib.crc32(marked[i : i + size].encode()) for i in range(len(marked) - size + 1)]
+    return grams
+
+
+@dataclass(frozen=True)
+class VectorTable:
+    """Finished vectors of every text."""
+
+    vectors_TW: Tensor
+
+    def __len__(self) -> int:
+        return len(self.vectors_TW)
+
+
+class SentenceEncoder(TextEncoder):
+    """A frozen Hugging Face sentence encoder (BERT shapes such as gte-base): masked mean of the last layer."""
+
+    def __init__(self, name: str, batch: int = 256, max_tokens: int = 64) -> None:
+        super().__init__()
+        from transformers import AutoModel, AutoTokenizer
+
+        self.name, self.batch, self.max_tokens = name, batch, max_tokens
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.model = AutoModel.from_pretrained(name).eval().requires_grad_(False)
+        self.width = int(self.model.config.hidden_size)
+
+    @torch.no_grad()
+    def index(self, texts: Sequence[str]) -> VectorTable:
+        device = next(self.model.parameters()).device
+        # Sorted by length so that a batch holds little padding.
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        vectors: list[npt.NDArray[np.float32]] = []
+        for start in range(0, len(texts), self.batch):
+            part = [texts[i] for i in order[start : start + self.batch]]
+            tokens = self.tokenizer(
+                part, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            ).to(device)
+            states_BTW = self.model(**tokens).last_hidden_state
+            mask_BT1 = tokens["attention_mask"][..., None]
+            mean_BW = (states_BTW * mask_BT1).sum(1) / mask_BT1.sum(1)
+            vectors.append(torch.nn.functional.normalize(mean_BW, dim=-1).float().cpu().numpy())
+        table = np.zeros((len(texts), self.width), np.float32)
+        if vectors:
+            table[order] = np.concatenate(vectors)
+        return VectorTable(torch.from_numpy(table))
+
+    def forward(self, indexed: VectorTable, rows: Tensor) -> Tensor:
+        return indexed.vectors_TW[rows].to(next(self.model.parameters()).device)
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": "sentence", "name": self.name, "max_tokens": self.max_tokens}
+
+
+def load_text_encoder(name: str) -> TextEncoder:
+    """`embedded`, or a Hugging Face sentence encoder by name or folder. Raises ModelError when it cannot be loaded."""
+    if name == "embedded":
+        return NgramEncoder()
+    try:
+        return SentenceEncoder(name)
+    except (OSError, ValueError) as error:
+        kind = "folder" if Path(name).exists() else "model name"
+        raise ModelError(
+            f"text encoder {name!r} ({kind}) cannot be loaded: {error}; give `embedded`, or a folder with "
+            "config.json, tokenizer files and model.safetensors"
+        ) from error

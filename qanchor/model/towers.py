@@ -1,0 +1,249 @@
+"""The dual tower (section 3.2.2): anchor tower `LLM(e_i, q)` and semantic tower `LLM(a)`, one backbone, one head.
+
+A suffix is `query | K soft-prompt vectors | <USER_EMB>`, and in training the answer behind it for next-token
+prediction; attention is causal, so `<USER_EMB>` never sees the answer.
+
+Shapes: B users, P prefix columns, N suffixes a user, Q query columns (padding on the left), K prompt vectors, T answer
+columns (padding on the right), S = Q + K + 1 + T, A answers, D width of the backbone, O = 128 width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from qanchor.model.attention import Layout
+from qanchor.model.batch import Batch
+from qanchor.model.hierarchy import Hierarchy, Prefix
+from qanchor.model.seed import QueryAttention
+from qanchor.model.text_encoder import TextEncoder
+
+KeysValues = list[tuple[Tensor, Tensor]]
+"""Keys and values of a prefix, layer by layer."""
+
+QUERY_TOKENS = 48
+ANSWER_TOKENS = 48
+"""Longer queries lose their beginning, longer answers their end."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Texts as tokens and as text vectors' table, each distinct text once. [R, L] ids and mask."""
+
+    id_RL: Tensor
+    mask_RL: Tensor
+    indexed: Any
+    """The same texts, indexed by the text encoder (for the anchor seed)."""
+
+    def take(self, rows: Tensor, side: str) -> tuple[Tensor, Tensor]:
+        """ids and mask of `rows` (any shape, one dimension added), cut to the longest of them on its padded side."""
+        id_XL, mask_XL = self.id_RL[rows], self.mask_RL[rows]
+        longest = max(1, int(mask_XL.sum(-1).max())) if mask_XL.numel() else 1
+        cut = slice(-longest, None) if side == "left" else slice(longest)
+        return id_XL[..., cut], mask_XL[..., cut]
+
+
+class Head(nn.Module):
+    """The projection head that both towers share: linear, centred, unit length.
+
+    At the start all users' states have a cosine of .99; the batch norm (no affine part) of each tower centres them.
+    """
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, out, bias=False)
+        self.anchor_norm = nn.BatchNorm1d(out, affine=False)
+        self.answer_norm = nn.BatchNorm1d(out, affine=False)
+
+    def forward(self, state_XD: Tensor, tower: str) -> Tensor:
+        norm = self.anchor_norm if tower == "anchor" else self.answer_norm
+        out_RO = norm(self.linear(state_XD).float().flatten(0, -2))
+        unit_XO: Tensor = F.normalize(out_RO, dim=-1).view(*state_XD.shape[:-1], -1)
+        return unit_XO
+
+
+class Towers(nn.Module):
+    """Both towers with all their parts: everything that is trained."""
+
+    def __init__(
+        self,
+        backbone: Any,
+        tokenizer: Any,
+        text_encoder: TextEncoder,
+        modalities: tuple[str, ...],
+        dim: int = 128,
+        prompt_tokens: int = 6,
+        seeded: bool = True,
+    ) -> None:
+        super().__init__()
+        width = int(backbone.config.hidden_size)
+        self.backbone, self.tokenizer, self.text_encoder, self.modalities = (
+            backbone,
+            tokenizer,
+            text_encoder,
+            modalities,
+        )
+        self.width, self.dim, self.seeded = width, dim, seeded
+        self.settings: dict[str, Any] = {}
+        """What `persistence` needs to build this model again."""
+        self.hierarchy = Hierarchy(len(modalities), text_encoder.width, width)
+        self.seed = QueryAttention(text_encoder.width, width) if seeded else None
+        self.answer_seed = nn.Linear(text_encoder.width, width, bias=False) if seeded else None
+        self.user_emb = nn.Parameter(torch.randn(width) * 0.02)
+        self.answer_emb = nn.Parameter(torch.randn(width) * 0.02)
+        self.prompt = nn.Parameter(torch.randn(prompt_tokens, width) * 0.02)
+        """The shared soft prompt that pretraining learns; every scenario's own prompt starts from it."""
+        self.head = Head(width, dim)
+
+    @property
+    def device(self) -> torch.device:
+        return self.user_emb.device
+
+    def tokens(self, texts: Sequence[str], side: str) -> Tokens:
+        """Tokenise distinct texts once: `left` padding for queries, `right` for answers."""
+        limit = QUERY_TOKENS if side == "left" else ANSWER_TOKENS
+        ids = [row[-limit:] if side == "left" else row[:limit] for row in self.tokenizer(list(texts)).input_ids]
+        longest = max([len(row) for row in ids], default=1)
+        id_RL = torch.full((len(ids), longest), int(self.tokenizer.pad_token_id))
+        mask_RL = torch.zeros(len(ids), longest, dtype=torch.bool)
+        for r, row in enumerate(ids):
+            place = slice(longest - len(row), longest) if side == "left" else slice(len(row))
+            id_RL[r, place] = torch.tensor(row, dtype=torch.long)
+            mask_RL[r, place] = True
+        indexed = self.text_encoder.index(texts) if self.seeded else None
+        return Tokens(id_RL.to(self.device), mask_RL.to(self.device), indexed)
+
+    def prefix(self, batch: Batch, indexed: Any) -> Prefix:
+        """The hierarchical user tokens e_i; `indexed` is the store's text table, indexed by this text encoder."""
+        text_UW = self.text_encoder(indexed, batch.text_U)
+        prefix: Prefix = self.hierarchy(batch.to(self.device), text_UW)
+        return prefix
+
+    def seeds(self, prefix: Prefix, queries: Tokens, query_BN: Tensor, prompt_BNKD: Tensor) -> Tensor:
+        """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one."""
+        users, suffixes = query_BN.shape
+        if self.seed is None:
+            return self.user_emb.expand(users, suffixes, -1)
+        rows, place = torch.unique(query_BN, return_inverse=True)
+        query_BNW = self.text_encoder(queries.indexed, rows.cpu())[place]
+        seed_BND: Tensor = self.seed(prefix, query_BNW, prompt_BNKD)
+        return self.user_emb + seed_BND
+
+    def suffixes(
+        self,
+        prefix: Prefix,
+        queries: Tokens,
+        query_BN: Tensor,
+        prompt_BNKD: Tensor | None = None,
+        answers: Tokens | None = None,
+        answer_BN: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Input vectors [B, N, S, D] of the suffixes and their mask [B, N, S]; `<USER_EMB>` is column Q + K."""
+        users, suffixes = query_BN.shape
+        prompt_BNKD = self.prompt.expand(1, suffixes, -1, -1) if prompt_BNKD is None else prompt_BNKD
+        embed = self.backbone.get_input_embeddings()
+        id_BNQ, mask_BNQ = queries.take(query_BN, "left")
+        seed_BND = self.seeds(prefix, queries, query_BN, prompt_BNKD)
+        parts = [embed(id_BNQ), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
+        masks = [mask_BNQ, mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
+        if answers is not None and answer_BN is not None:
+            id_BNT, mask_BNT = answers.take(answer_BN, "right")
+            parts.append(embed(id_BNT))
+            masks.append(mask_BNT)
+        return torch.cat([part.to(parts[2].dtype) for part in parts], 2), torch.cat(masks, 2)
+
+    def read(self, prefix: Prefix, suffix_BNSD: Tensor, mask_BNS: Tensor, cached: KeysValues | None = None) -> Tensor:
+        """[B, N, S, D] final states of the suffixes.
+
+        Without `cached`, one packed pass over prefix and all suffixes (D7); with the prefix's keys and values, a pass
+        over the suffixes alone. Both equal reading `prefix + suffix` for each suffix anew, to rounding.
+        """
+        layout = Layout(prefix.mask_BP, mask_BNS)
+        suffix_BLD = suffix_BNSD.flatten(1, 2)
+        decoder = self.backbone.get_decoder()
+        if cached is None:
+            hidden_BLD = torch.cat([prefix.token_BPD.to(suffix_BLD.dtype), suffix_BLD], 1)
+            out_BLD = decoder(
+                inputs_embeds=hidden_BLD, position_ids=layout.position_ids, layout=layout, use_cache=False
+            ).last_hidden_state[:, layout.prefix_columns :]
+        else:
+            cache = DynamicCache()
+            for i, (key, value) in enumerate(cached):
+                cache.update(key, value, i)
+            out_BLD = decoder(
+                inputs_embeds=suffix_BLD,
+                position_ids=layout.suffix_position_ids,
+                past_key_values=cache,
+                layout=layout,
+                use_cache=True,
+            ).last_hidden_state
+        state_BNSD: Tensor = out_BLD.view(suffix_BNSD.shape)
+        return state_BNSD
+
+    def keys_values(self, prefix: Prefix) -> KeysValues:
+        """The prefix's keys and values of every layer, [B, heads, P, D / heads] each: suffixes can be read over them."""
+        layout = Layout.plain(prefix.mask_BP)
+        cache = DynamicCache()
+        self.backbone.get_decoder()(
+            inputs_embeds=prefix.token_BPD,
+            position_ids=layout.position_ids,
+            past_key_values=cache,
+            layout=layout,
+            use_cache=True,
+        )
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def anchor(
+        self,
+        prefix: Prefix,
+        queries: Tokens,
+        query_BN: Tensor,
+        prompt_BNKD: Tensor | None = None,
+        cached: KeysValues | None = None,
+    ) -> Tensor:
+        """u_{i,q} [B, N, O]: the embedding of each user for each of its suffixes."""
+        suffix_BNSD, mask_BNS = self.suffixes(prefix, queries, query_BN, prompt_BNKD)
+        state_BNSD = self.read(prefix, suffix_BNSD, mask_BNS, cached)
+        embedding_BNO: Tensor = self.head(state_BNSD[:, :, -1], "anchor")
+        return embedding_BNO
+
+    def answer(self, answers: Tokens, rows: Tensor) -> Tensor:
+        """v_a [A, O] of the answers in `rows`: the same backbone, its last token."""
+        id_AT, mask_AT = answers.take(rows, "right")
+        end_A1D = self._answer_end(answers, rows)[:, None]
+        token_ATD = self.backbone.get_input_embeddings()(id_AT).to(end_A1D.dtype)
+        # Behind the padding, the last token still sees the real ones only, at the position after them.
+        mask_AL = F.pad(mask_AT, (0, 1), value=True)
+        layout = Layout.plain(mask_AL)
+        state_ALD = self.backbone.get_decoder()(
+            inputs_embeds=torch.cat([token_ATD, end_A1D], 1),
+            position_ids=layout.position_ids,
+            layout=layout,
+            use_cache=False,
+        ).last_hidden_state
+        embedding_AO: Tensor = self.head(state_ALD[:, -1], "answer")
+        return embedding_AO
+
+    def aligned(
+        self, prefix: Prefix, queries: Tokens, query_BN: Tensor, answers: Tokens, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Both towers with the backbone bypassed, [B, N, O] and [A, O]: what the align phase trains.
+
+        It equals `anchor` and `answer` as long as the backbone's residual branches are zero.
+        """
+        norm = self.backbone.get_decoder().norm
+        seed_BND = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
+        return self.head(norm(seed_BND), "anchor"), self.head(norm(self._answer_end(answers, rows)), "answer")
+
+    def _answer_end(self, answers: Tokens, rows: Tensor) -> Tensor:
+        """[A, D] the input at an answer's last token: a learned constant, plus the answer's text vector if seeded."""
+        if self.answer_seed is None:
+            return self.answer_emb.expand(len(rows), -1)
+        end_AD: Tensor = self.answer_emb + self.answer_seed(self.text_encoder(answers.indexed, rows.cpu()))
+        return end_AD
