@@ -91,7 +91,7 @@ class Hierarchy(nn.Module):
         """z^(evt) [E, D] of Eq. 1, each event by its own modality's adapter."""
         # The text's part of h is computed once per distinct text, not once per event.
         h_ED = self.text_in(text_UW)[batch.text_E] + self.feature_in(batch.feature_EF)
-        z_ED = h_ED.new_zeros(h_ED.shape)
+        z_ED: Tensor = h_ED.new_zeros(h_ED.shape)
         for m, adapter in enumerate(self.event):
             rows = (batch.modality_E == m).nonzero().squeeze(1)
             if len(rows):

@@ -187,7 +187,7 @@ class Towers(nn.Module):
         return state_BNSD
 
     def keys_values(self, prefix: Prefix) -> KeysValues:
-        """The prefix's keys and values of every layer, [B, heads, P, D / heads] each: suffixes can be read over them."""
+        """The prefix's keys and values of every layer, [B, heads, P, D / heads] each, to read suffixes over."""
         layout = Layout.plain(prefix.mask_BP)
         cache = DynamicCache()
         self.backbone.get_decoder()(

@@ -141,7 +141,7 @@ def validate(towers: Towers, corpus: Corpus, settings: Pretrain, bypass: bool, s
     total = 0.0
     for i in range(VALIDATION_BATCHES):
         drawn = corpus.pairs.draw(np.random.default_rng((seed, 1, i)), settings.batch, settings.pairs)
-        total += float(loss_of(towers, corpus, drawn, settings, bypass, masked=False)[1].loss)
+        total += loss_of(towers, corpus, drawn, settings, bypass, masked=False)[1].loss.item()
     towers.train()
     return total / VALIDATION_BATCHES
 
@@ -216,7 +216,7 @@ class Pretraining:
         return Step(
             phase,
             step + 1,
-            *(float(x) for x in (loss, contrast.loss, ntp, contrast.kept, contrast.positive, contrast.negative)),
+            *(x.item() for x in (loss, contrast.loss, ntp, contrast.kept, contrast.positive, contrast.negative)),
         )
 
 

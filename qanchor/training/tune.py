@@ -105,7 +105,7 @@ class Tuning:
                 torch.autograd.backward(loss)
                 optimiser.step()
                 schedule.step()
-                yield TuneStep(step + 1, float(loss) / len(self.names))
+                yield TuneStep(step + 1, loss.item() / len(self.names))
         for parameter in frozen:
             parameter.requires_grad_(True)
 

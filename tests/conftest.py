@@ -1,0 +1,93 @@
+"""Small random users and models that the rooms' tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from qanchor.events.profiles import DAY, Profiles, Texts
+from qanchor.model.backbone import embedded_backbone, train_tokenizer
+from qanchor.model.text_encoder import NgramEncoder
+from qanchor.model.towers import Towers
+
+AS_OF = 20_000 * DAY
+WORDS = [
+    "coffee",
+    "takeaway",
+    "concert",
+    "forest",
+    "transfer",
+    "hotel",
+    "bargain",
+    "sneakers",
+    "hospital",
+    "rent",
+    "salary",
+    "metro",
+]
+
+
+def random_profiles(
+    users: int = 12, seed: int = 0, mean: int = 20, modalities: tuple[str, ...] = ("bill", "mini")
+) -> Profiles:
+    """Users with Poisson many events of the last 90 days; the first user has none."""
+    rng = np.random.default_rng(seed)
+    texts = [f"{WORDS[i % 12]} at {WORDS[(5 * i + 3) % 12]} {i}" for i in range(40)]
+    kind = rng.integers(0, len(modalities), len(texts))
+    table = Texts(
+        np.arange(len(texts), dtype=np.uint64), [modalities[k] for k in kind], [t.split()[0] for t in texts], texts
+    )
+    counts = rng.poisson(mean, users)
+    counts[0] = 0
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    events = int(offsets[-1])
+    time = np.concatenate([np.sort(AS_OF - rng.integers(1, 90 * DAY, c)) for c in counts])
+    text = rng.integers(0, len(texts), events)
+    value = np.where(rng.random(events) < 0.5, np.nan, rng.normal(0, 50, events))
+    return Profiles(
+        np.array([f"u{i}" for i in range(users)], object),
+        np.full(users, AS_OF),
+        offsets,
+        time,
+        kind[text].astype(np.uint8),
+        text.astype(np.int32),
+        value.astype(np.float32),
+        modalities,
+        table,
+    )
+
+
+def tiny_towers(seed: int = 0, width: int = 64, layers: int = 2, seeded: bool = True, live: bool = True) -> Towers:
+    """A small embedded model; `live` gives its residual branches weights, which start at zero otherwise."""
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer([" ".join(WORDS), "will this user do it? nothing, three times"], 300)
+    backbone = embedded_backbone(width, layers, len(tokenizer))
+    if live:
+        for layer in backbone.get_decoder().layers:
+            torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.1)
+            torch.nn.init.normal_(layer.mlp.down_proj.weight, std=0.1)
+    towers = Towers(
+        backbone, tokenizer, NgramEncoder(32, 512), ("bill", "mini"), dim=16, prompt_tokens=3, seeded=seeded
+    )
+    towers.settings = {
+        "format": 1,
+        "modalities": ["bill", "mini"],
+        "events": [8, 6],
+        "backbone": {"kind": "embedded", "config": backbone.config.to_diff_dict()},
+        "text_encoder": towers.text_encoder.settings(),
+        "dim": 16,
+        "prompt_tokens": 3,
+        "seeded": seeded,
+    }
+    return towers.eval()
+
+
+@pytest.fixture
+def profiles() -> Profiles:
+    return random_profiles()
+
+
+@pytest.fixture
+def towers() -> Towers:
+    return tiny_towers()

@@ -1,0 +1,157 @@
+"""The equivalences that serving rests on, and what `<USER_EMB>` may see."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_profiles, tiny_towers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from qanchor.model import attention
+from qanchor.model.batch import collate
+from qanchor.model.hierarchy import Prefix
+from qanchor.model.prefixes import PrefixCache
+from qanchor.model.towers import Towers
+
+KEPT = np.array([8, 6])
+QUERIES = ["will this user buy coffee soon?", "concert", "what about the rent, and a much longer question about hotel"]
+TINY = {
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
+    "llama": {"num_key_value_heads": 4},
+}
+
+
+def family(name: str) -> Towers:
+    """Towers on a tiny random backbone of a Hugging Face family, its own tokenizer replaced by ours."""
+    towers = tiny_towers()
+    config = AutoConfig.for_model(
+        name,
+        vocab_size=len(towers.tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        **TINY[name],
+    )
+    towers.backbone = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME).eval()
+    return towers
+
+
+def prefix_of(towers: Towers, rows: np.ndarray) -> Prefix:
+    profiles = random_profiles()
+    return towers.prefix(collate(profiles, rows, KEPT), towers.text_encoder.index(profiles.texts.text))
+
+
+@pytest.mark.parametrize("name", TINY)
+@torch.no_grad()
+def test_one_pass_equals_cached_equals_the_library_reading_each_sequence_alone(name):
+    """Packed and cached against the library's own eager attention on `prefix + suffix`, one at a time, unpadded."""
+    towers = family(name)
+    prefix, queries = prefix_of(towers, np.arange(6)), towers.tokens(QUERIES, "left")
+    query_BN = torch.arange(3).expand(6, 3)
+    packed = towers.anchor(prefix, queries, query_BN)
+    cached = towers.anchor(prefix, queries, query_BN, cached=towers.keys_values(prefix))
+    torch.testing.assert_close(packed, cached, atol=2e-5, rtol=0)
+
+    suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, query_BN)
+    eager = AutoModelForCausalLM.from_config(towers.backbone.config, attn_implementation="eager").eval()
+    eager.load_state_dict(towers.backbone.state_dict())
+    for b in range(6):
+        for n in range(3):
+            alone = torch.cat([prefix.token_BPD[b][prefix.mask_BP[b]], suffix_BNSD[b, n][mask_BNS[b, n]]])
+            state = eager.get_decoder()(inputs_embeds=alone[None]).last_hidden_state[:, -1]
+            torch.testing.assert_close(towers.head(state, "anchor")[0], packed[b, n], atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_user_alone_equals_the_user_in_a_batch(towers):
+    queries, query_BN = towers.tokens(QUERIES, "left"), torch.arange(3).expand(8, 3)
+    together = towers.anchor(prefix_of(towers, np.arange(8)), queries, query_BN)
+    alone = [towers.anchor(prefix_of(towers, np.array([i])), queries, query_BN[:1]) for i in range(8)]
+    torch.testing.assert_close(torch.cat(alone), together, atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_left_padding_equals_right_padding(towers):
+    prefix, queries = prefix_of(towers, np.arange(5)), towers.tokens(QUERIES, "left")
+    query_BN = torch.arange(3).expand(5, 3)
+    shift = [int((~row).sum()) for row in prefix.mask_BP]
+    rolled = {
+        f.name: torch.stack([row.roll(k, 0) for row, k in zip(getattr(prefix, f.name), shift, strict=True)])
+        for f in dataclasses.fields(Prefix)
+    }
+    left = Prefix(**rolled)
+    assert not left.mask_BP[:, 0].all()
+    torch.testing.assert_close(
+        towers.anchor(left, queries, query_BN), towers.anchor(prefix, queries, query_BN), atol=2e-5, rtol=0
+    )
+
+
+@torch.no_grad()
+def test_user_emb_never_sees_the_answer_nor_another_suffix(towers):
+    prefix, queries = prefix_of(towers, np.arange(4)), towers.tokens(QUERIES, "left")
+    answers = towers.tokens(["three times, at the coffee shop", "nothing"], "right")
+    query_BN = torch.tensor([[0, 1]]).expand(4, 2)
+
+    def states(answer_BN):
+        suffix, mask = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
+        return towers.read(prefix, suffix, mask)
+
+    width = towers.tokens(QUERIES[:2], "left").id_RL.shape[1] + towers.prompt.shape[0] + 1
+    one, other = states(torch.tensor([[0, 0]] * 4)), states(torch.tensor([[0, 1]] * 4))
+    assert torch.equal(one[:, :, :width], other[:, :, :width])  # up to and with <USER_EMB>: untouched by the answer
+    assert not torch.allclose(one[:, 1, width:], other[:, 1, width:])  # behind it: not
+    assert torch.equal(one[:, 0], other[:, 0])  # and the other suffix sees nothing of it
+
+
+@torch.no_grad()
+def test_a_bypassed_backbone_equals_one_with_zero_branches(profiles):
+    towers = tiny_towers(live=False)
+    prefix, queries = prefix_of(towers, np.arange(6)), towers.tokens(QUERIES, "left")
+    answers, rows = towers.tokens(["coffee", "nothing at all"], "right"), torch.tensor([0, 1])
+    query_BN = torch.arange(3).expand(6, 3)
+    user, answer = towers.aligned(prefix, queries, query_BN, answers, rows)
+    torch.testing.assert_close(user, towers.anchor(prefix, queries, query_BN), atol=1e-5, rtol=0)
+    torch.testing.assert_close(answer, towers.answer(answers, rows), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_cached_prefixes_of_any_selection_equal_fresh_ones(towers):
+    prefix = prefix_of(towers, np.arange(8))
+    short = prefix_of(towers, np.array([0, 1]))
+    cache = PrefixCache([(part, towers.keys_values(part)) for part in (prefix, short)])
+    queries, rows = towers.tokens(QUERIES, "left"), np.array([9, 3, 0, 3])
+    query_BN = torch.arange(3).expand(4, 3)
+    taken, layers = cache.take(rows)
+    fresh = towers.anchor(prefix_of(towers, np.array([1, 3, 0, 3])), queries, query_BN)
+    assert len(cache) == 10
+    torch.testing.assert_close(towers.anchor(taken, queries, query_BN, cached=layers), fresh, atol=2e-5, rtol=0)
+
+
+def test_the_prefix_keeps_the_newest_events_and_counts_them_all(towers):
+    profiles = random_profiles(mean=40)
+    batch = collate(profiles, np.arange(len(profiles)), KEPT)
+    for b in range(len(profiles)):
+        own = (batch.owner_E == b).numpy()
+        for m in range(2):
+            mine = own & (batch.modality_E == m).numpy()
+            kept = (batch.slot_E[mine] >= 0).numpy()
+            assert kept.sum() == min(mine.sum(), KEPT[m])
+            assert kept[len(kept) - kept.sum() :].all()  # the newest ones: events come in time order
+        slots = batch.slot_E[own & (batch.slot_E >= 0).numpy()]
+        assert sorted(slots.tolist()) == list(range(len(slots)))
+    assert batch.idle_B[0] == 8  # no events at all has a bucket of its own
+
+
+def test_a_prefix_changes_with_new_events_or_a_crossed_idle_bucket_only(towers):
+    """D4: nothing but the bucket depends on `as_of`, so that refresh may skip a user who did nothing."""
+    profiles = random_profiles()
+    later = dataclasses.replace(profiles, as_of=profiles.as_of + 60)
+    same, shifted = (collate(p, np.arange(1, 12), KEPT) for p in (profiles, later))
+    for field in dataclasses.fields(same):
+        if field.name != "idle_B":
+            assert torch.equal(getattr(same, field.name), getattr(shifted, field.name)), field.name
