@@ -18,10 +18,12 @@ from qanchor.errors import ModelError
 from qanchor.events.profiles import Profiles
 from qanchor.model import persistence
 from qanchor.model.batch import collate
+from qanchor.model.hierarchy import Prefix
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.towers import Tokens, Towers
+from qanchor.model.towers import KeysValues, Tokens, Towers
 from qanchor.training.pretrain import autocast
 
+PREFIX_BATCH = 256
 BATCH_TOKENS = 32_768
 """Tokens of a batch, padding included: what bounds memory, whatever the users' lengths."""
 
@@ -87,6 +89,19 @@ class QAnchor:
                 if progress:
                     progress(len(rows))
         return out
+
+    def prefixes(
+        self, profiles: Profiles, progress: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[Prefix, KeysValues]]:
+        """Prefixes with their keys and values, batch by batch, in the order of `profiles`: what tuning keeps."""
+        indexed = self.towers.text_encoder.index(profiles.texts.text)
+        for start in range(0, len(profiles), PREFIX_BATCH):
+            rows = np.arange(start, min(start + PREFIX_BATCH, len(profiles)))
+            with torch.no_grad(), autocast(self.towers.device):
+                prefix = self.towers.prefix(collate(profiles, rows, persistence.kept_events(self.towers)), indexed)
+                yield prefix, self.towers.keys_values(prefix)
+            if progress:
+                progress(len(rows))
 
     def _embed(
         self,

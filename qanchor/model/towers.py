@@ -197,7 +197,10 @@ class Towers(nn.Module):
             layout=layout,
             use_cache=True,
         )
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        # Under autocast every product with them is taken in bf16: keeping them so loses nothing and halves the cache.
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else prefix.token_BPD.dtype
+        return [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in cache.layers]
 
     def anchor(
         self,

@@ -1,0 +1,76 @@
+"""Stages of a run: each shows progress, is timed, and is skipped when its inputs have not changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[int, str], None]
+"""Called with units done and a note ("loss 3.21")."""
+
+
+class Stages:
+    """The stages of one run folder. What a stage was made from is kept in `stages/NAME.json` beside its seconds."""
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self.folder, self.console = folder, console
+        self.digests: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+    def run(self, name: str, inputs: dict[str, Any], after: tuple[str, ...], work: Callable[[str], None]) -> None:
+        """Run `work(digest)` unless the stage is up to date: same inputs, and the stages `after` unchanged.
+
+        A stage that is interrupted leaves no stamp, so that a rerun goes on with it.
+        """
+        upstream = {stage: self.digests[stage] for stage in after}
+        digest = hashlib.sha256(json.dumps([inputs, upstream], sort_keys=True, default=str).encode()).hexdigest()[:16]
+        self.digests[name] = digest
+        path = self.folder / "stages" / f"{name}.json"
+        stamp = json.loads(path.read_text()) if path.exists() else {}
+        if stamp.get("digest") == digest:
+            self.seconds[name] = stamp["seconds"]
+            self.console.print(f"[dim]{name}: up to date[/]")
+            return
+        path.unlink(missing_ok=True)
+        start = time.perf_counter()
+        work(digest)
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".tmp")
+        fresh.write_text(json.dumps({"digest": digest, "seconds": self.seconds[name]}))
+        os.replace(fresh, path)
+        self.console.print(f"[bold]{name}[/]: {self.seconds[name]:.1f} s")
+
+    @contextmanager
+    def progress(self, name: str, total: int | None) -> Iterator[Advance]:
+        """A bar on a terminal; elsewhere a plain line whenever another tenth is done."""
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+            with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True) as bar:
+                task = bar.add_task(name, total=total, note="")
+                yield lambda n, note="": bar.update(task, advance=n, note=note)
+            return
+        done, shown = 0, 0
+
+        def advance(n: int, note: str = "") -> None:
+            nonlocal done, shown
+            done += n
+            if total and done * 10 // total > shown:
+                shown = done * 10 // total
+                self.console.print(f"  {name} {done:,}/{total:,} {note}")
+
+        yield advance
+
+
+def listing(paths: list[Path]) -> list[tuple[str, int, int]]:
+    """What tells whether files have changed without reading them: name, bytes, time of the last change."""
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths) if path.is_file()]
