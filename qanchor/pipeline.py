@@ -44,10 +44,10 @@ TRAINING_SPLITS = ("train", "validation")
 class Project:
     """One config, one run folder: `store/`, `useru/`, `model/`, `embeddings/`, `results.json`, `report.html`."""
 
-    def __init__(self, config_path: Path, out: Path, console: Console) -> None:
+    def __init__(self, config_path: Path, out: Path | None, console: Console) -> None:
         self.config: Config = config.load(config_path)
-        self.out, self.console = out, console
-        self.stages = Stages(out, console)
+        self.out, self.console = out or Path("runs") / self.config.name, console
+        self.stages = Stages(self.out, console)
 
     # -- events -------------------------------------------------------------------------------------------------
 

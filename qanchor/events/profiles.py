@@ -89,4 +89,6 @@ class Profiles:
     def keys(self) -> pl.DataFrame:
         """[N] user_id, as_of (Datetime, UTC seconds as in requests and label files)."""
         as_of = pl.Series("as_of", self.as_of * 1_000_000).cast(pl.Datetime("us"))
-        return pl.DataFrame({"user_id": self.user_ids.tolist(), "as_of": as_of}, schema_overrides={"user_id": pl.String})
+        return pl.DataFrame(
+            {"user_id": self.user_ids.tolist(), "as_of": as_of}, schema_overrides={"user_id": pl.String}
+        )

@@ -97,7 +97,7 @@ class QAnchor:
         indexed = self.towers.text_encoder.index(profiles.texts.text)
         for start in range(0, len(profiles), PREFIX_BATCH):
             rows = np.arange(start, min(start + PREFIX_BATCH, len(profiles)))
-            with torch.no_grad(), autocast(self.towers.device):
+            with torch.no_grad(), autocast(self.towers):
                 prefix = self.towers.prefix(collate(profiles, rows, persistence.kept_events(self.towers)), indexed)
                 yield prefix, self.towers.keys_values(prefix)
             if progress:
@@ -115,7 +115,7 @@ class QAnchor:
         """[B, G, O] of one batch of users."""
         towers = self.towers
         query_BG = torch.arange(prompt_1GKD.shape[1], device=towers.device).expand(len(rows), -1)
-        with autocast(towers.device):
+        with autocast(towers):
             prefix = towers.prefix(collate(profiles, rows, persistence.kept_events(towers)), indexed)
             if path == "packed":
                 return towers.anchor(prefix, tokens, query_BG, prompt_1GKD)

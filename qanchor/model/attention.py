@@ -20,8 +20,9 @@ from transformers import AttentionInterface
 
 NAME = "qanchor"
 
-_HIDDEN = torch.finfo(torch.float32).min
-"""Score of what may not be seen: finite, so that a row of padding only stays free of NaN."""
+_HIDDEN = torch.finfo(torch.bfloat16).min
+"""Score of what may not be seen: finite in every float type, so that a row of
+padding only stays free of NaN."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, mask_BP: Tensor) -> Tenso
     columns = key.shape[2]
     causal_PP = torch.ones(columns, columns, dtype=torch.bool, device=key.device).tril()
     visible_BPP = causal_PP & mask_BP[:, None, :]
-    scores_BHPP = (query @ key.transpose(2, 3)).float().masked_fill(~visible_BPP[:, None], _HIDDEN)
-    return scores_BHPP.softmax(-1).to(value.dtype) @ value
+    scores_BHPP = (query @ key.transpose(2, 3)).masked_fill(~visible_BPP[:, None], _HIDDEN)
+    return scores_BHPP.softmax(-1) @ value
 
 
 def _suffixes(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
@@ -106,15 +107,15 @@ def _suffixes(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tens
     fold = (batch, heads, count, length, width)
     own_key, own_value = key[:, :, columns:].reshape(fold), value[:, :, columns:].reshape(fold)
 
-    on_prefix = (query @ key[:, :, :columns].transpose(2, 3)).float()
+    on_prefix = query @ key[:, :, :columns].transpose(2, 3)
     on_prefix = on_prefix.masked_fill(~layout.prefix_mask_BP[:, None, None, :], _HIDDEN)
     causal_SS = torch.ones(length, length, dtype=torch.bool, device=key.device).tril()
     visible_BNSS = causal_SS & layout.suffix_mask_BNS[:, :, None, :]
-    on_own = (query.reshape(fold) @ own_key.transpose(3, 4)).float()
+    on_own = query.reshape(fold) @ own_key.transpose(3, 4)
     on_own = on_own.masked_fill(~visible_BNSS[:, None], _HIDDEN)
 
     scores = torch.cat([on_prefix.reshape(batch, heads, count, length, columns), on_own], -1)
-    weights = scores.softmax(-1).to(value.dtype)
+    weights = scores.softmax(-1)
     from_prefix = weights[..., :columns].reshape(batch, heads, count * length, columns) @ value[:, :, :columns]
     from_own = weights[..., columns:] @ own_value
     return from_prefix + from_own.reshape(batch, heads, count * length, width)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
 
@@ -15,6 +16,15 @@ from qanchor.model import attention
 
 VOCABULARY = 4096
 PAD, END = "<|pad|>", "<|end|>"
+
+
+def compute_dtype() -> torch.dtype:
+    """bf16 where this machine multiplies faster in it (CUDA, CPUs with AMX or AVX512-bf16), else fp32.
+
+    A bf16 backbone holds bf16 weights: autocast over fp32 ones would spend most of a small model's time on casts.
+    """
+    fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
 
 
 def embedded_backbone(width: int, layers: int, vocabulary: int) -> nn.Module:
@@ -49,7 +59,7 @@ def pretrained_backbone(name: str, settings: Model) -> nn.Module:
         ModelError: it cannot be loaded, or `peft` is missing.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, attn_implementation=attention.NAME, dtype="float32")
+        model = AutoModelForCausalLM.from_pretrained(name, attn_implementation=attention.NAME, dtype=compute_dtype())
     except (OSError, ValueError) as error:
         kind = "folder" if Path(name).exists() else "model name"
         raise ModelError(

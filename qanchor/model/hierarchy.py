@@ -1,7 +1,7 @@
 """The coarse-to-fine user encoder: events -> modality tokens -> user token (section 3.2.1, Eq. 1 and 2).
 
 Shapes: B users, M modalities, E events, U distinct texts of a batch, P = 1 + M + event tokens of the longest user,
-D width of the backbone, W width of a text vector, F and C features (see batch.py).
+D width of the backbone, W width of a text vector; F and C features (see batch.py).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qanchor.model.batch import COUNT_FEATURES, EVENT_FEATURES, IDLE_BUCKETS, Batch
@@ -27,9 +28,17 @@ class Prefix:
     """Modality of the token, -1 at user tokens and padding."""
     event_BP: Tensor
     """True at event tokens."""
+    text_BPW: Tensor
+    """Unit-length text vector of event tokens, 0 elsewhere: what the anchor seed matches queries with."""
 
     def __len__(self) -> int:
         return len(self.token_BPD)
+
+    @property
+    def user_BD(self) -> Tensor:
+        """The user token: the first real one, wherever the padding is."""
+        first_B = self.mask_BP.int().argmax(1)
+        return self.token_BPD[torch.arange(len(self), device=first_B.device), first_B]
 
 
 class Adapter(nn.Sequential):
@@ -85,7 +94,10 @@ class Hierarchy(nn.Module):
         modality_BP = torch.full((users, columns), -1, device=event_ED.device)
         modality_BP[:, 1:head] = torch.arange(modalities, device=event_ED.device)
         modality_BP[row, column] = batch.modality_E[kept]
-        return Prefix(token_BPD, mask_BP, gap_BP, modality_BP, event_BP)
+        unit_UW = F.normalize(text_UW, dim=-1)
+        text_BPW = unit_UW.new_zeros(users, columns, unit_UW.shape[1])
+        text_BPW = text_BPW.index_put((row, column), unit_UW[batch.text_E[kept]])
+        return Prefix(token_BPD, mask_BP, gap_BP, modality_BP, event_BP, text_BPW)
 
     def _events(self, batch: Batch, text_UW: Tensor) -> Tensor:
         """z^(evt) [E, D] of Eq. 1, each event by its own modality's adapter."""

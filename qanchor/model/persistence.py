@@ -33,7 +33,10 @@ def build(config: Config, texts: list[str]) -> Towers:
     text_encoder = load_text_encoder(model.text_encoder)
     if model.backbone == "embedded":
         tokenizer = backbones.train_tokenizer(texts)
+        if isinstance(text_encoder, NgramEncoder):
+            text_encoder.weigh(texts)
         backbone: Any = backbones.embedded_backbone(model.hidden, model.layers, len(tokenizer))
+        backbone.to(backbones.compute_dtype())
         origin: dict[str, Any] = {"kind": "embedded", "config": backbone.config.to_diff_dict()}
     else:
         tokenizer = backbones.load_tokenizer(model.backbone)
@@ -94,7 +97,10 @@ def load(folder: Path) -> Towers:
         seeded=settings["seeded"],
     )
     towers.settings = settings
-    restore(towers, load_file(folder / "model.safetensors"), str(folder))
+    state = load_file(folder / "model.safetensors")
+    if any(tensor.dtype == torch.bfloat16 for tensor in state.values()):
+        towers.backbone.to(backbones.compute_dtype())
+    restore(towers, state, str(folder))
     return towers.eval()
 
 
@@ -124,7 +130,7 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(weights(model).items()):
         digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(tensor.cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -6,6 +6,7 @@ Shapes: N users, L tokens of all of them one after another, B users taken, P col
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from qanchor.model.hierarchy import Prefix
 from qanchor.model.towers import KeysValues
+
+
+FIELDS = tuple(field.name for field in fields(Prefix) if field.name != "mask_BP")
 
 
 class PrefixCache:
@@ -25,10 +29,10 @@ class PrefixCache:
         for prefix, layers in parts:
             mask = prefix.mask_BP
             lengths.append(mask.sum(1))
-            prefixes.append([t[mask] for t in (prefix.token_BPD, prefix.gap_BP, prefix.modality_BP, prefix.event_BP)])
+            prefixes.append([getattr(prefix, name)[mask] for name in FIELDS])
             caches.append([tuple(t.transpose(1, 2)[mask] for t in layer) for layer in layers])
         self.offset_N = torch.cat([torch.zeros(1, dtype=torch.long), torch.cat(lengths).cpu().cumsum(0)])
-        self.token_LD, self.gap_L, self.modality_L, self.event_L = (torch.cat(c) for c in zip(*prefixes, strict=True))
+        self.fields = [torch.cat(column) for column in zip(*prefixes, strict=True)]
         self.layers = [tuple(torch.cat(c) for c in zip(*layer, strict=True)) for layer in zip(*caches, strict=True)]
 
     def __len__(self) -> int:
@@ -39,7 +43,7 @@ class PrefixCache:
         row_B = torch.from_numpy(rows)
         start_B, length_B = self.offset_N[row_B], self.offset_N[row_B + 1] - self.offset_N[row_B]
         column_P = torch.arange(int(length_B.max()))
-        device = self.token_LD.device
+        device = self.fields[0].device
         mask_BP = column_P < length_B[:, None]
         # Padding repeats the user's first token; the mask hides it.
         index_BP = torch.where(mask_BP, start_B[:, None] + column_P, start_B[:, None]).to(device)
@@ -48,11 +52,8 @@ class PrefixCache:
         def gather(flat: Tensor) -> Tensor:
             return flat[index_BP]
 
-        prefix = Prefix(
-            token_BPD=gather(self.token_LD),
-            mask_BP=mask_BP,
-            gap_BP=gather(self.gap_L),
-            modality_BP=gather(self.modality_L),
-            event_BP=gather(self.event_L) & mask_BP,
-        )
-        return prefix, [(gather(key).transpose(1, 2), gather(value).transpose(1, 2)) for key, value in self.layers]
+        columns = dict(zip(FIELDS, map(gather, self.fields), strict=True))
+        columns["event_BP"] = columns["event_BP"] & mask_BP
+        return Prefix(mask_BP=mask_BP, **columns), [
+            (gather(key).transpose(1, 2), gather(value).transpose(1, 2)) for key, value in self.layers
+        ]

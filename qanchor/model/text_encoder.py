@@ -57,17 +57,23 @@ class NgramTable:
         return len(self.offsets) - 1
 
 
+COMMON = 3e-4
+"""Share of all grams at which a gram's weight is halved."""
+
+
 class NgramEncoder(TextEncoder):
-    """The embedded default: mean of learned vectors of hashed words and character n-grams.
+    """The embedded default: weighted mean of learned vectors of hashed words and character n-grams.
 
     It needs no vocabulary, so that a text never seen in training still gets a vector from its parts, and two texts
-    that share words start close to each other before anything is learned.
+    that share words start close to each other before anything is learned. The weights are learned too, and start as
+    those of rare grams high and of common ones low (`weigh`), so that "will the user ..." does not drown "concert".
     """
 
     def __init__(self, width: int = 192, buckets: int = 16_384) -> None:
         super().__init__()
         self.width, self.buckets = width, buckets
-        self.vectors = nn.EmbeddingBag(buckets, width, mode="mean", include_last_offset=True)
+        self.vectors = nn.EmbeddingBag(buckets, width, mode="sum", include_last_offset=True)
+        self.log_weight = nn.Parameter(torch.zeros(buckets))
 
     def index(self, texts: Sequence[str]) -> NgramTable:
         grams = [_grams(text) for text in texts]
@@ -80,8 +86,19 @@ class NgramEncoder(TextEncoder):
         offsets = torch.cat([start.new_zeros(1), (stop - start).cumsum(0)])
         picked = torch.repeat_interleave(start - offsets[:-1], stop - start) + torch.arange(int(offsets[-1]))
         device = self.vectors.weight.device
-        vectors_RW: Tensor = self.vectors(indexed.grams[picked].to(device), offsets.to(device))
+        gram_G, offsets = indexed.grams[picked].to(device), offsets.to(device)
+        weight_G = self.log_weight[gram_G].exp()
+        total_R = torch.segment_reduce(weight_G, "sum", offsets=offsets)
+        sum_RW = self.vectors(gram_G, offsets, per_sample_weights=weight_G)
+        vectors_RW: Tensor = sum_RW / total_R.clamp(min=1e-6)[:, None]
         return vectors_RW
+
+    @torch.no_grad()
+    def weigh(self, texts: Sequence[str]) -> None:
+        """Start the weights at a / (a + p), p a gram's share of the grams of `texts` (smooth inverse frequency)."""
+        count = torch.bincount(self.index(texts).grams, minlength=self.buckets).float()
+        share = count / count.sum().clamp(min=1)
+        self.log_weight.copy_((COMMON / (COMMON + share)).log())
 
     def settings(self) -> dict[str, Any]:
         return {"kind": "embedded", "width": self.width, "buckets": self.buckets}

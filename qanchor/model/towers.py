@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from qanchor.model.attention import Layout
 from qanchor.model.batch import Batch
 from qanchor.model.hierarchy import Hierarchy, Prefix
-from qanchor.model.seed import QueryAttention
+from qanchor.model.seed import AnchorSeed
 from qanchor.model.text_encoder import TextEncoder
 
 KeysValues = list[tuple[Tensor, Tensor]]
@@ -39,7 +39,7 @@ class Tokens:
     id_RL: Tensor
     mask_RL: Tensor
     indexed: Any
-    """The same texts, indexed by the text encoder (for the anchor seed)."""
+    """Queries only: the same texts, indexed by the text encoder for the anchor seed."""
 
     def take(self, rows: Tensor, side: str) -> tuple[Tensor, Tensor]:
         """ids and mask of `rows` (any shape, one dimension added), cut to the longest of them on its padded side."""
@@ -63,7 +63,7 @@ class Head(nn.Module):
 
     def forward(self, state_XD: Tensor, tower: str) -> Tensor:
         norm = self.anchor_norm if tower == "anchor" else self.answer_norm
-        out_RO = norm(self.linear(state_XD).float().flatten(0, -2))
+        out_RO = norm(self.linear(state_XD.to(self.linear.weight.dtype)).float().flatten(0, -2))
         unit_XO: Tensor = F.normalize(out_RO, dim=-1).view(*state_XD.shape[:-1], -1)
         return unit_XO
 
@@ -93,8 +93,10 @@ class Towers(nn.Module):
         self.settings: dict[str, Any] = {}
         """What `persistence` needs to build this model again."""
         self.hierarchy = Hierarchy(len(modalities), text_encoder.width, width)
-        self.seed = QueryAttention(text_encoder.width, width) if seeded else None
-        self.answer_seed = nn.Linear(text_encoder.width, width, bias=False) if seeded else None
+        self.seed = AnchorSeed(text_encoder.width, width) if seeded else None
+        self.answer_seed = (
+            nn.EmbeddingBag(len(tokenizer), width, mode="mean", padding_idx=tokenizer.pad_token_id) if seeded else None
+        )
         self.user_emb = nn.Parameter(torch.randn(width) * 0.02)
         self.answer_emb = nn.Parameter(torch.randn(width) * 0.02)
         self.prompt = nn.Parameter(torch.randn(prompt_tokens, width) * 0.02)
@@ -104,6 +106,12 @@ class Towers(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.user_emb.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the backbone computes in; our own small parts around it are fp32."""
+        dtype: torch.dtype = self.backbone.get_input_embeddings().weight.dtype
+        return dtype
 
     def tokens(self, texts: Sequence[str], side: str) -> Tokens:
         """Tokenise distinct texts once: `left` padding for queries, `right` for answers."""
@@ -116,7 +124,7 @@ class Towers(nn.Module):
             place = slice(longest - len(row), longest) if side == "left" else slice(len(row))
             id_RL[r, place] = torch.tensor(row, dtype=torch.long)
             mask_RL[r, place] = True
-        indexed = self.text_encoder.index(texts) if self.seeded else None
+        indexed = self.text_encoder.index(texts) if self.seeded and side == "left" else None
         return Tokens(id_RL.to(self.device), mask_RL.to(self.device), indexed)
 
     def prefix(self, batch: Batch, indexed: Any) -> Prefix:
@@ -156,7 +164,7 @@ class Towers(nn.Module):
             id_BNT, mask_BNT = answers.take(answer_BN, "right")
             parts.append(embed(id_BNT))
             masks.append(mask_BNT)
-        return torch.cat([part.to(parts[2].dtype) for part in parts], 2), torch.cat(masks, 2)
+        return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2)
 
     def read(self, prefix: Prefix, suffix_BNSD: Tensor, mask_BNS: Tensor, cached: KeysValues | None = None) -> Tensor:
         """[B, N, S, D] final states of the suffixes.
@@ -191,16 +199,13 @@ class Towers(nn.Module):
         layout = Layout.plain(prefix.mask_BP)
         cache = DynamicCache()
         self.backbone.get_decoder()(
-            inputs_embeds=prefix.token_BPD,
+            inputs_embeds=prefix.token_BPD.to(self.dtype),
             position_ids=layout.position_ids,
             past_key_values=cache,
             layout=layout,
             use_cache=True,
         )
-        # Under autocast every product with them is taken in bf16: keeping them so loses nothing and halves the cache.
-        kind = self.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else prefix.token_BPD.dtype
-        return [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in cache.layers]
+        return [(layer.keys, layer.values) for layer in cache.layers]
 
     def anchor(
         self,
@@ -220,12 +225,12 @@ class Towers(nn.Module):
         """v_a [A, O] of the answers in `rows`: the same backbone, its last token."""
         id_AT, mask_AT = answers.take(rows, "right")
         end_A1D = self._answer_end(answers, rows)[:, None]
-        token_ATD = self.backbone.get_input_embeddings()(id_AT).to(end_A1D.dtype)
+        token_ATD = self.backbone.get_input_embeddings()(id_AT)
         # Behind the padding, the last token still sees the real ones only, at the position after them.
         mask_AL = F.pad(mask_AT, (0, 1), value=True)
         layout = Layout.plain(mask_AL)
         state_ALD = self.backbone.get_decoder()(
-            inputs_embeds=torch.cat([token_ATD, end_A1D], 1),
+            inputs_embeds=torch.cat([token_ATD, end_A1D.to(self.dtype)], 1),
             position_ids=layout.position_ids,
             layout=layout,
             use_cache=False,
@@ -242,11 +247,13 @@ class Towers(nn.Module):
         """
         norm = self.backbone.get_decoder().norm
         seed_BND = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
-        return self.head(norm(seed_BND), "anchor"), self.head(norm(self._answer_end(answers, rows)), "answer")
+        return self.head(norm(seed_BND.to(self.dtype)), "anchor"), self.head(
+            norm(self._answer_end(answers, rows).to(self.dtype)), "answer"
+        )
 
     def _answer_end(self, answers: Tokens, rows: Tensor) -> Tensor:
-        """[A, D] the input at an answer's last token: a learned constant, plus the answer's text vector if seeded."""
+        """[A, D] the input at an answer's last token: a learned constant, plus the mean of its tokens if seeded."""
         if self.answer_seed is None:
             return self.answer_emb.expand(len(rows), -1)
-        end_AD: Tensor = self.answer_emb + self.answer_seed(self.text_encoder(answers.indexed, rows.cpu()))
+        end_AD: Tensor = self.answer_emb + self.answer_seed(answers.id_RL[rows])
         return end_AD

@@ -42,6 +42,7 @@ class Checkpoints:
         tensors = {f"model.{name}": tensor for name, tensor in weights(model).items()}
         for group in optimiser.param_groups:
             for i, parameter in enumerate(group["params"]):
+                tensors[f"optimiser.{i}.parameter"] = parameter
                 for key, value in optimiser.state[parameter].items():
                     tensors[f"optimiser.{i}.{key}"] = value
         self._write("last", tensors, asdict(position))
@@ -56,6 +57,8 @@ class Checkpoints:
             for i, parameter in enumerate(group["params"]):
                 prefix = f"optimiser.{i}."
                 state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+                with torch.no_grad():
+                    parameter.copy_(state.pop("parameter"))
                 if state:
                     optimiser.state[parameter] = state
 

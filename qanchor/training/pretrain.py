@@ -27,6 +27,7 @@ from qanchor.model import losses
 from qanchor.model.batch import collate
 from qanchor.model.towers import Tokens, Towers
 from qanchor.training.checkpoints import Checkpoints, Position
+from qanchor.training.masters import Masters
 from qanchor.training.pairs import PairBatch, Pairs
 
 WARMUP = 20
@@ -77,10 +78,9 @@ class Step:
     negative: float
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bf16 where the machine multiplies faster in it: CUDA, and CPUs with AMX or AVX512-bf16."""
-    fast = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+def autocast(towers: Towers) -> contextlib.AbstractContextManager[Any]:
+    """The fp32 parts around the backbone multiply in what it computes in."""
+    return torch.autocast(towers.device.type, torch.bfloat16, enabled=towers.dtype == torch.bfloat16)
 
 
 def loss_of(
@@ -93,7 +93,7 @@ def loss_of(
     rows_A, place = np.unique(drawn.answer_BN, return_inverse=True)
     rows, place_BN = torch.from_numpy(rows_A).to(device), torch.from_numpy(place.reshape(drawn.answer_BN.shape))
     ntp = torch.zeros((), device=device)
-    with autocast(device):
+    with autocast(towers):
         prefix = towers.prefix(batch, corpus.texts)
         if bypass:
             user_BNO, answer_AO = towers.aligned(prefix, corpus.queries, query_BN, corpus.answers, rows)
@@ -178,16 +178,16 @@ class Pretraining:
     def _phase(self, phase: str, first: int, best: float) -> Iterator[Step | Validation]:
         steps, settings = self.phases[phase], self.settings
         bypass = phase == "align"
-        optimiser = torch.optim.AdamW(
-            [p for p in self.towers.parameters() if p.requires_grad], lr=settings.lr, weight_decay=WEIGHT_DECAY
-        )
+        masters = Masters(self.towers)
+        optimiser = torch.optim.AdamW(masters.parameters, lr=settings.lr, weight_decay=WEIGHT_DECAY)
         if first:
             self.checkpoints.load(self.towers, optimiser)
+            masters.publish()
         self.towers.train()
         for step in range(first, steps):
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * _schedule(step, steps)
-            yield self._step(phase, step, optimiser, bypass)
+            yield self._step(phase, step, optimiser, masters, bypass)
             if (step + 1) % settings.validate_every == 0 or step + 1 == steps:
                 loss = validate(self.towers, self.validation, settings, bypass, self.seed)
                 if loss < best:
@@ -196,7 +196,7 @@ class Pretraining:
                 self.checkpoints.save(self.towers, optimiser, Position(phase, step + 1, best))
                 yield Validation(phase, step + 1, loss, best)
 
-    def _step(self, phase: str, step: int, optimiser: torch.optim.Optimizer, bypass: bool) -> Step:
+    def _step(self, phase: str, step: int, optimiser: torch.optim.Optimizer, masters: Masters, bypass: bool) -> Step:
         settings = self.settings
         rng = np.random.default_rng((self.seed, list(self.phases).index(phase), step))
         drawn = self.train.pairs.draw(rng, settings.batch, settings.pairs)
@@ -209,10 +209,11 @@ class Pretraining:
                 f"loss is {loss.item()} at step {step} of {phase}, users {users}...; expected a finite number: "
                 "lower `training.pretrain.lr`, or look at these users' values"
             )
-        optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.towers.parameters(), 1.0)
+        masters.collect()
+        torch.nn.utils.clip_grad_norm_(masters.parameters, 1.0)
         optimiser.step()
+        masters.publish()
         return Step(
             phase,
             step + 1,

@@ -136,7 +136,7 @@ class Tuning:
         """u [G, B, O] of each scenario's own users, from cached prefixes; gradients reach the prompts only."""
         scenarios, users = row_GB.shape
         scenario_R = torch.arange(scenarios, device=self.towers.device).repeat_interleave(users)
-        with autocast(self.towers.device):
+        with autocast(self.towers):
             prefix, cached = self.cache.take(row_GB.ravel())
             prompt_R1KD = self.prompt_GKD[scenario_R][:, None]
             user_R1O = self.towers.anchor(prefix, self.tokens, scenario_R[:, None], prompt_R1KD, cached)
@@ -149,7 +149,7 @@ class Tuning:
         for start in range(0, len(rows), CHUNK):
             prefix, cached = self.cache.take(rows[start : start + CHUNK])
             query_R1 = torch.full((len(prefix), 1), g, device=self.towers.device)
-            with autocast(self.towers.device):
+            with autocast(self.towers):
                 user_R1O = self.towers.anchor(prefix, self.tokens, query_R1, self.prompt_GKD[g][None, None], cached)
             parts.append(user_R1O[:, 0])
         return torch.cat(parts)

@@ -1,0 +1,128 @@
+"""The command line: one verb a function, no logic."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from qanchor import __version__
+from qanchor.errors import QAnchorError
+
+app = typer.Typer(
+    help="One user model for all scenarios: event logs in, query-anchored user embeddings out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The project's YAML.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/NAME of the config.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
+
+
+def _project(config: Path, out: Path | None, as_json: bool) -> Any:
+    from qanchor.pipeline import Project
+
+    return Project(config, out, Console(stderr=as_json))
+
+
+def _done(project: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"out": str(project.out), "seconds": project.stages.seconds}))
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="wallet (simulated), travel, pcard, retail or oulad.")] = "wallet",
+    data_dir: Annotated[Path | None, typer.Option(help="The publisher's files; not needed by wallet.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/demo or runs/DATA.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The whole job on simulated or public data: prepare, ingest, train, tune, embed, probe, report."""
+    from qanchor.pipeline import demo as run_demo
+
+    project = run_demo(data, data_dir, out, Console(stderr=as_json))
+    if as_json:
+        print((project.out / "results.json").read_text())
+
+
+@app.command()
+def init(
+    logs: Annotated[list[Path], typer.Argument(help="Your CSV, Parquet or JSONL files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the YAML.")] = Path("qanchor.yaml"),
+    force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+) -> None:
+    """Look at log files and write a commented qanchor.yaml that runs."""
+    from qanchor.events.sketch import write
+
+    write(logs, out, force)
+    print(f"wrote {out}: read it, then `qanchor evaluate --config {out}`")
+
+
+@app.command()
+def ingest(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Read event logs into day partitions; refused rows go to rejects/."""
+    project = _project(config, out, as_json)
+    project.ingest()
+    _done(project, as_json)
+
+
+@app.command()
+def useru(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Build UserU: future behaviour, and questions and answers about the profiles."""
+    project = _project(config, out, as_json)
+    project.useru()
+    _done(project, as_json)
+
+
+@app.command()
+def pretrain(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Train the model on UserU; interrupted, it goes on from its last checkpoint."""
+    project = _project(config, out, as_json)
+    project.pretrain()
+    _done(project, as_json)
+
+
+@app.command()
+def tune(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Learn a soft prompt for every scenario of the config."""
+    project = _project(config, out, as_json)
+    project.tune()
+    _done(project, as_json)
+
+
+@app.command()
+def embed(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Embed all users for all scenarios into embeddings/*.parquet."""
+    project = _project(config, out, as_json)
+    project.embed()
+    _done(project, as_json)
+
+
+@app.command()
+def evaluate(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Probe the embeddings against hand-made features: table, results.json, report.html."""
+    project = _project(config, out, as_json)
+    project.evaluate()
+    if as_json:
+        print((project.out / "results.json").read_text())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an expected failure is one line on stderr and exit code 1."""
+    try:
+        app(arguments)
+    except QAnchorError as error:
+        print(f"qanchor: {error}", file=sys.stderr)
+        sys.exit(1)
