@@ -28,7 +28,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 def _project(config: Path, out: Path | None, as_json: bool) -> Any:
     from qanchor.pipeline import Project
 
-    return Project(config, out, Console(stderr=as_json))
+    return Project.open(config, out, Console(stderr=as_json))
+
+
+def _command() -> str:
+    """The command as it was typed, for the report."""
+    return " ".join(["qanchor", *sys.argv[1:]])
 
 
 def _done(project: Any, as_json: bool) -> None:
@@ -40,13 +45,15 @@ def _done(project: Any, as_json: bool) -> None:
 def demo(
     data: Annotated[str, typer.Option(help="wallet (simulated), travel, pcard, retail or oulad.")] = "wallet",
     data_dir: Annotated[Path | None, typer.Option(help="The publisher's files; not needed by wallet.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/demo or runs/DATA.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/demo or runs/DATA.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """The whole job on simulated or public data: prepare, ingest, train, tune, embed, probe, report."""
     from qanchor.pipeline import demo as run_demo
 
-    project = run_demo(data, data_dir, out, Console(stderr=as_json))
+    project = run_demo(data, data_dir, out, Console(stderr=as_json), _command())
     if as_json:
         print((project.out / "results.json").read_text())
 
@@ -108,7 +115,7 @@ def embed(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as
 def evaluate(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
     """Probe the embeddings against hand-made features: table, results.json, report.html."""
     project = _project(config, out, as_json)
-    project.evaluate()
+    project.report(_command())
     if as_json:
         print((project.out / "results.json").read_text())
 

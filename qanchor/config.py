@@ -153,7 +153,7 @@ class UserU(Section):
     """What the model is pretrained on (section 3.1)."""
 
     language: Literal["en", "zh"] = "en"
-    pairs: Annotated[int, Field(ge=1)] = 10
+    pairs: Annotated[int, Field(ge=1)] = 16
     """Question-answer pairs per (user, as_of), D_future's included."""
     empty_future: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of users with an empty prediction window that are kept in D_future."""

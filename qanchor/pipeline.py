@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,10 @@ from qanchor import __version__, config, datasets
 from qanchor.baselines.counts import Counts
 from qanchor.config import Config
 from qanchor.errors import ConfigError
+from qanchor.evaluation import report
+from qanchor.evaluation.judge import judge
+from qanchor.evaluation.results import Results
+from qanchor.evaluation.table import table
 from qanchor.events import splits
 from qanchor.events.ingest import ingest
 from qanchor.events.labels import label
@@ -29,7 +33,6 @@ from qanchor.events.profiles import Profiles
 from qanchor.events.store import EventStore
 from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
-from qanchor.model.batch import collate
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
 from qanchor.stages import Stages, listing
@@ -44,10 +47,15 @@ TRAINING_SPLITS = ("train", "validation")
 class Project:
     """One config, one run folder: `store/`, `useru/`, `model/`, `embeddings/`, `results.json`, `report.html`."""
 
-    def __init__(self, config_path: Path, out: Path | None, console: Console) -> None:
-        self.config: Config = config.load(config_path)
-        self.out, self.console = out or Path("runs") / self.config.name, console
-        self.stages = Stages(self.out, console)
+    def __init__(self, config: Config, stages: Stages) -> None:
+        self.config, self.stages = config, stages
+        self.out, self.console = stages.folder, stages.console
+
+    @classmethod
+    def open(cls, config_path: Path, out: Path | None, console: Console) -> Project:
+        """The project of a YAML; its run folder is `runs/NAME` unless given. Raises ConfigError."""
+        loaded = config.load(config_path)
+        return cls(loaded, Stages(out or Path("runs") / loaded.name, console))
 
     # -- events -------------------------------------------------------------------------------------------------
 
@@ -62,8 +70,10 @@ class Project:
         self.stages.run("ingest", inputs, (), lambda _: self._ingest())
 
     def _ingest(self) -> None:
-        report = ingest(self.config, self.out / "store")
-        self.console.print(f"  {report}")
+        with self.stages.progress("ingest", None) as advance:
+            report = ingest(self.config, self.out / "store", lambda stage, n: advance(n, stage))
+        rejects = ", ".join(f"{n:,} {reason}" for reason, n in report.rejects.items()) or "none"
+        self.console.print(f"  {report.rows:,} rows, {report.events:,} events published; refused: {rejects}")
 
     @cached_property
     def store(self) -> EventStore:
@@ -108,7 +118,9 @@ class Project:
 
     def _useru(self) -> None:
         rows = self.rows(*TRAINING_SPLITS)
-        frame = useru.build(self.config, self.past.take(rows), self.future.take(rows), self.config.training.seed)
+        past, future = self.past.take(rows), self.future.take(rows)
+        with self.stages.progress("useru", len(rows)) as advance:
+            frame = useru.build(self.config, past, future, self.config.training.seed, lambda n: advance(n, ""))
         useru.write(frame, self.out / "useru")
         self.console.print(f"  {len(frame):,} pairs of {len(rows):,} (user, as_of)")
 
@@ -128,12 +140,13 @@ class Project:
         torch.manual_seed(self.config.training.seed)
         towers = persistence.build(self.config, [*frame["query"].unique(), *frame["answer"].unique()])
         texts = towers.text_encoder.index(self.past.texts.text)
-        corpora = []
-        for split in TRAINING_SPLITS:
+
+        def corpus(split: str) -> Corpus:
             profiles = self.past.take(self.rows(split))
-            pairs = Pairs(frame, profiles)
-            corpora.append(Corpus.of(towers, profiles, pairs, persistence.kept_events(towers), texts))
-        run = Pretraining(towers, *corpora, settings, self.config.training.seed, self.out / "checkpoints" / digest)
+            return Corpus.of(towers, profiles, Pairs(frame, profiles), persistence.kept_events(towers), texts)
+
+        folder = self.out / "checkpoints" / digest
+        run = Pretraining(towers, corpus("train"), corpus("validation"), settings, self.config.training.seed, folder)
         check = ""
         with self.stages.progress("pretrain", sum(run.phases.values())) as advance:
             for done in run.run():
@@ -211,13 +224,79 @@ class Project:
     # -- evaluation ---------------------------------------------------------------------------------------------
 
     def evaluate(self) -> None:
-        """Linear probes, the table, `results.json` and `report.html`."""
+        """Linear probes on every kind of features: `results.json`."""
         self.embed()
         inputs = {"truth": listing([self.config.root / "truth" / "oracle.parquet"])}
         self.stages.run("evaluate", inputs, ("embed",), lambda _: self._evaluate())
 
     def _evaluate(self) -> None:
-        raise NotImplementedError
+        split = self.requests["split"].to_numpy().astype(str)
+        users = self.requests["user_id"].to_numpy().astype(str)
+        embeddings = self._embeddings()
+        hand_made = Counts().fit(self.past.take(self.rows("train"))).transform(self.past)
+        oracle = self._oracle()
+        columns = len(embeddings) + 2 + (oracle is not None)
+        with self.stages.progress("evaluate", columns * len(self.labels)) as advance:
+            results = judge(
+                self.config, embeddings, hand_made, self.labels, oracle, split, users, lambda n: advance(n, "")
+            )
+        results.save(self.out / "results.json")
+
+    def report(self, command: str) -> None:
+        """`report.html`, the stages' seconds into `results.json`, and the table on the screen."""
+        self.evaluate()
+        self.stages.run("report", {"command": command}, ("evaluate",), lambda _: self._report(command))
+        self.console.print(table(Results.load(self.out / "results.json")))
+        self.console.print(f"[bold]{self.out / 'report.html'}[/] has the pictures, results.json the numbers")
+
+    def _report(self, command: str) -> None:
+        results = replace(Results.load(self.out / "results.json"), seconds=self.stages.seconds, command=command)
+        results.save(self.out / "results.json")
+        split = self.requests["split"].to_numpy().astype(str)
+        with self.stages.progress("pictures", len(self.labels)) as advance:
+            report.write(
+                self.out / "report.html", results, self._embeddings(), self.labels, split, lambda n: advance(n, "")
+            )
+
+    def _embeddings(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+        """kind -> scenario -> [N, O], as `embed` wrote them."""
+        return {
+            kind: {name: read_embeddings(self.out / "embeddings" / f"{kind}.parquet", name) for name in self.labels}
+            for kind in ("base", "tuned")
+        }
+
+    def _oracle(self) -> dict[str, npt.NDArray[np.float64]] | None:
+        """[N] true probability of each scenario, where the data is simulated and knows it."""
+        path = self.config.root / "truth" / "oracle.parquet"
+        if not path.exists():
+            return None
+        truth = pl.read_parquet(path)
+        return {
+            name: self.requests.join(
+                truth.filter(pl.col("scenario") == name), on=["user_id", "as_of"], how="left", maintain_order="left"
+            )["probability"].to_numpy()
+            for name in self.config.scenarios
+        }
+
+
+def demo(data: str, data_dir: Path | None, out: Path | None, console: Console, command: str) -> Project:
+    """The whole job on a data set that the package knows, raw logs included.
+
+    Raises:
+        DataError: no such data set, or its files are missing.
+    """
+    out = out or Path("runs") / ("demo" if data == "wallet" else data)
+    raw = out / "raw"
+    stages = Stages(out, console)
+    inputs = {"data": data, "version": __version__, "files": listing(list(data_dir.iterdir())) if data_dir else []}
+
+    def prepare(_: str) -> None:
+        datasets.prepare(data, raw, data_dir)
+
+    stages.run("prepare", inputs, (), prepare)
+    project = Project(config.load(raw / "qanchor.yaml"), stages)
+    project.report(command)
+    return project
 
 
 def write_embeddings(

@@ -55,9 +55,15 @@ class Stages:
         """A bar on a terminal; elsewhere a plain line whenever another tenth is done."""
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-            with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True) as bar:
+            with Progress(
+                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True
+            ) as bar:
                 task = bar.add_task(name, total=total, note="")
-                yield lambda n, note="": bar.update(task, advance=n, note=note)
+
+                def move(n: int, note: str) -> None:
+                    bar.update(task, advance=n, note=note)
+
+                yield move
             return
         done, shown = 0, 0
 

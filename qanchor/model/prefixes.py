@@ -16,7 +16,6 @@ from torch import Tensor
 from qanchor.model.hierarchy import Prefix
 from qanchor.model.towers import KeysValues
 
-
 FIELDS = tuple(field.name for field in fields(Prefix) if field.name != "mask_BP")
 
 

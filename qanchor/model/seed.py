@@ -4,8 +4,8 @@ A transformer trained from scratch sits on a plateau for hundreds of steps befor
 path learns to in seconds, and the backbone then refines it. It depends on prefix and query only, so sharing, caching
 and packing stay exact. Pretrained backbones do without it (`anchor: constant`, the paper's way).
 
-Shapes: B users, N suffixes, J = 1 + K readers (the query's own and one a soft-prompt vector), H heads, P prefix columns,
-D width of the backbone, W width of a text vector, C time scales.
+Shapes: B users, N suffixes, J = 1 + K readers (the query's own and one a soft-prompt vector), H heads, P prefix
+columns, D width of the backbone, W width of a text vector, C time scales.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class AnchorSeed(nn.Module):
         match_BHRP = (mapped_BHRW @ prefix.text_BPW[:, None].transpose(2, 3)) * self.scale[:, None, None]
         weight_BHRP = match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], -torch.inf).softmax(-1)
         value_BPD = self.value(prefix.token_BPD)
-        value_BHPd = value_BPD.unflatten(-1, (self.heads, value_BPD.shape[-1] // self.heads)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        value_BHPd = value_BPD.unflatten(-1, (self.heads, value_BPD.shape[-1] // self.heads)).transpose(1, 2)
         pooled_BRD = (weight_BHRP.to(value_BHPd.dtype) @ value_BHPd).transpose(1, 2).flatten(2)
 
         gate_BHRP = (match_BHRP - self.threshold[:, None, None]).sigmoid()

@@ -49,23 +49,49 @@ class Tokens:
         return id_XL[..., cut], mask_XL[..., cut]
 
 
-class Head(nn.Module):
-    """The projection head that both towers share: linear, centred, unit length.
+class Centre(nn.Module):
+    """Takes the mean out of one tower's projections and brings each dimension to unit variance.
 
-    At the start all users' states have a cosine of .99; the batch norm (no affine part) of each tower centres them.
+    At the start all users' states have a cosine of .99. In training the mean is each question's own over the users of
+    the batch, so that what is left is what tells users apart, not what the question is about; at inference it is the
+    running mean of all questions, so that a user's embedding depends on that user and query alone.
     """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, width: int, momentum: float = 0.05) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, x_BNO: Tensor) -> Tensor:
+        if not self.training:
+            return (x_BNO - self.mean) * (self.variance + 1e-5).rsqrt()
+        centred_BNO = x_BNO - x_BNO.mean(0)
+        variance_O = centred_BNO.square().mean((0, 1))
+        if torch.is_grad_enabled():  # validation looks at batches in the same way, and leaves no trace
+            with torch.no_grad():
+                self.mean.lerp_(x_BNO.mean((0, 1)), self.momentum)
+                self.variance.lerp_(variance_O, self.momentum)
+        return centred_BNO * (variance_O + 1e-5).rsqrt()
+
+
+class Head(nn.Module):
+    """The projection head that both towers share: linear, centred (each tower by itself), unit length."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, out, bias=False)
-        self.anchor_norm = nn.BatchNorm1d(out, affine=False)
-        self.answer_norm = nn.BatchNorm1d(out, affine=False)
+        self.anchor = Centre(out)
+        self.answer = Centre(out)
 
-    def forward(self, state_XD: Tensor, tower: str) -> Tensor:
-        norm = self.anchor_norm if tower == "anchor" else self.answer_norm
-        out_RO = norm(self.linear(state_XD.to(self.linear.weight.dtype)).float().flatten(0, -2))
-        unit_XO: Tensor = F.normalize(out_RO, dim=-1).view(*state_XD.shape[:-1], -1)
-        return unit_XO
+    def forward(self, state_BND: Tensor, tower: str) -> Tensor:
+        """[B, N, D] final states of the `anchor` or the `answer` tower -> [B, N, O] embeddings."""
+        centre = self.anchor if tower == "anchor" else self.answer
+        out_BNO: Tensor = self.linear(state_BND.to(self.linear.weight.dtype)).float()
+        return F.normalize(centre(out_BNO), dim=-1)
 
 
 class Towers(nn.Module):
@@ -221,8 +247,9 @@ class Towers(nn.Module):
         embedding_BNO: Tensor = self.head(state_BNSD[:, :, -1], "anchor")
         return embedding_BNO
 
-    def answer(self, answers: Tokens, rows: Tensor) -> Tensor:
-        """v_a [A, O] of the answers in `rows`: the same backbone, its last token."""
+    def answer(self, answers: Tokens, answer_BN: Tensor) -> Tensor:
+        """v_a [B, N, O] of the answers: the same backbone, its last token. Each distinct answer is read once."""
+        rows, place_BN = torch.unique(answer_BN, return_inverse=True)
         id_AT, mask_AT = answers.take(rows, "right")
         end_A1D = self._answer_end(answers, rows)[:, None]
         token_ATD = self.backbone.get_input_embeddings()(id_AT)
@@ -235,21 +262,21 @@ class Towers(nn.Module):
             layout=layout,
             use_cache=False,
         ).last_hidden_state
-        embedding_AO: Tensor = self.head(state_ALD[:, -1], "answer")
-        return embedding_AO
+        embedding_BNO: Tensor = self.head(state_ALD[:, -1][place_BN], "answer")
+        return embedding_BNO
 
     def aligned(
-        self, prefix: Prefix, queries: Tokens, query_BN: Tensor, answers: Tokens, rows: Tensor
+        self, prefix: Prefix, queries: Tokens, query_BN: Tensor, answers: Tokens, answer_BN: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Both towers with the backbone bypassed, [B, N, O] and [A, O]: what the align phase trains.
+        """Both towers with the backbone bypassed, [B, N, O] each: what the align phase trains.
 
         It equals `anchor` and `answer` as long as the backbone's residual branches are zero.
         """
         norm = self.backbone.get_decoder().norm
         seed_BND = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
-        return self.head(norm(seed_BND.to(self.dtype)), "anchor"), self.head(
-            norm(self._answer_end(answers, rows).to(self.dtype)), "answer"
-        )
+        rows, place_BN = torch.unique(answer_BN, return_inverse=True)
+        end_BND = self._answer_end(answers, rows)[place_BN]
+        return self.head(norm(seed_BND.to(self.dtype)), "anchor"), self.head(norm(end_BND.to(self.dtype)), "answer")
 
     def _answer_end(self, answers: Tokens, rows: Tensor) -> Tensor:
         """[A, D] the input at an answer's last token: a learned constant, plus the mean of its tokens if seeded."""

@@ -90,21 +90,19 @@ def loss_of(
     device = towers.device
     batch = collate(corpus.profiles, drawn.profile_B, corpus.kept)
     query_BN = torch.from_numpy(drawn.query_BN).to(device)
-    rows_A, place = np.unique(drawn.answer_BN, return_inverse=True)
-    rows, place_BN = torch.from_numpy(rows_A).to(device), torch.from_numpy(place.reshape(drawn.answer_BN.shape))
+    answer_BN = torch.from_numpy(drawn.answer_BN).to(device)
     ntp = torch.zeros((), device=device)
     with autocast(towers):
         prefix = towers.prefix(batch, corpus.texts)
         if bypass:
-            user_BNO, answer_AO = towers.aligned(prefix, corpus.queries, query_BN, corpus.answers, rows)
+            user_BNO, answer_BNO = towers.aligned(prefix, corpus.queries, query_BN, corpus.answers, answer_BN)
         else:
-            answer_AO = towers.answer(corpus.answers, rows)
-            user_BNO, ntp = _anchor_and_ntp(towers, corpus, prefix, query_BN, rows[place_BN.to(device)], settings)
-    answer_BNO = answer_AO[place_BN.to(device)]
+            answer_BNO = towers.answer(corpus.answers, answer_BN)
+            user_BNO, ntp = _anchor_and_ntp(towers, corpus, prefix, query_BN, answer_BN, settings)
     mask = settings.mask if masked else "none"
     parts = [
         losses.contrastive(
-            user_BNO[:, n], answer_BNO[:, n], settings.temperature, settings.margin, mask, place_BN[:, n].to(device)
+            user_BNO[:, n], answer_BNO[:, n], settings.temperature, settings.margin, mask, answer_BN[:, n]
         )
         for n in range(query_BN.shape[1])
     ]
@@ -137,12 +135,10 @@ def _anchor_and_ntp(
 @torch.no_grad()
 def validate(towers: Towers, corpus: Corpus, settings: Pretrain, bypass: bool, seed: int) -> float:
     """Mean unmasked contrastive loss on fixed batches of validation users."""
-    towers.eval()
     total = 0.0
     for i in range(VALIDATION_BATCHES):
         drawn = corpus.pairs.draw(np.random.default_rng((seed, 1, i)), settings.batch, settings.pairs)
         total += loss_of(towers, corpus, drawn, settings, bypass, masked=False)[1].loss.item()
-    towers.train()
     return total / VALIDATION_BATCHES
 
 

@@ -64,7 +64,7 @@ def test_one_pass_equals_cached_equals_the_library_reading_each_sequence_alone(n
         for n in range(3):
             alone = torch.cat([prefix.token_BPD[b][prefix.mask_BP[b]], suffix_BNSD[b, n][mask_BNS[b, n]]])
             state = eager.get_decoder()(inputs_embeds=alone[None]).last_hidden_state[:, -1]
-            torch.testing.assert_close(towers.head(state, "anchor")[0], packed[b, n], atol=2e-5, rtol=0)
+            torch.testing.assert_close(towers.head(state[None], "anchor")[0, 0], packed[b, n], atol=2e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -112,11 +112,11 @@ def test_user_emb_never_sees_the_answer_nor_another_suffix(towers):
 def test_a_bypassed_backbone_equals_one_with_zero_branches(profiles):
     towers = tiny_towers(live=False)
     prefix, queries = prefix_of(towers, np.arange(6)), towers.tokens(QUERIES, "left")
-    answers, rows = towers.tokens(["coffee", "nothing at all"], "right"), torch.tensor([0, 1])
+    answers, answer_BN = towers.tokens(["coffee", "nothing at all"], "right"), torch.tensor([[0, 1, 1]] * 6)
     query_BN = torch.arange(3).expand(6, 3)
-    user, answer = towers.aligned(prefix, queries, query_BN, answers, rows)
+    user, answer = towers.aligned(prefix, queries, query_BN, answers, answer_BN)
     torch.testing.assert_close(user, towers.anchor(prefix, queries, query_BN), atol=1e-5, rtol=0)
-    torch.testing.assert_close(answer, towers.answer(answers, rows), atol=1e-5, rtol=0)
+    torch.testing.assert_close(answer, towers.answer(answers, answer_BN), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

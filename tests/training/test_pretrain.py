@@ -83,7 +83,9 @@ def test_a_crash_in_the_middle_of_a_checkpoint_leaves_the_old_one(tmp_path, monk
 def test_training_lowers_the_loss(tmp_path):
     towers = tiny_towers(live=False).train()
     settings = SETTINGS.model_copy(update={"align_steps": 40, "steps": 20, "validate_every": 40})
-    losses = [d.contrastive for d in Pretraining(towers, *corpora(towers), settings, 0, tmp_path).run() if isinstance(d, Step)]
+    losses = [
+        d.contrastive for d in Pretraining(towers, *corpora(towers), settings, 0, tmp_path).run() if isinstance(d, Step)
+    ]
     assert np.mean(losses[30:40]) < np.mean(losses[:10]) - 0.1
     assert np.mean(losses[-10:]) < np.mean(losses[30:40])
 
