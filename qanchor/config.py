@@ -55,7 +55,7 @@ class Source(Section):
 class Modality(Section):
     """How a modality is read into the prefix."""
 
-    events: Annotated[int, Field(ge=0)] = 32
+    events: Annotated[int, Field(ge=0)] = 24
     """K_m of Eq. 2: the most recent events kept as tokens of their own."""
     lookback_days: Annotated[int, Field(ge=1)] | None = None
     """The lookback window of this modality; left out, `windows.lookback_days`."""
@@ -177,21 +177,21 @@ class Model(Section):
     """What `<USER_EMB>` starts from: a query-to-prefix attention, or a learned constant (the paper's way).
     `auto`: attention for the embedded backbone, constant for a pretrained one."""
     hidden: Annotated[int, Field(ge=32)] = 256
-    layers: Annotated[int, Field(ge=1)] = 2
+    layers: Annotated[int, Field(ge=1)] = 1
     """`hidden` and `layers` size the embedded backbone only."""
     lora: Lora = Lora()
 
 
 class Pretrain(Section):
-    align_steps: Annotated[int, Field(ge=0)] = 300
+    align_steps: Annotated[int, Field(ge=0)] = 800
     """Steps with the backbone bypassed (`anchor: attention` only)."""
-    steps: Annotated[int, Field(ge=0)] = 300
+    steps: Annotated[int, Field(ge=0)] = 150
     """Steps of the whole model after that."""
     batch: Annotated[int, Field(ge=2)] = 64
     """Users a step."""
     pairs: Annotated[int, Field(ge=1)] = 4
     """Question-answer pairs a user and step; they share one prefix."""
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Annotated[float, Field(gt=0)] = 2e-3
     temperature: Annotated[float, Field(gt=0)] = 0.07
     margin: float = 0.1
     mask: Literal["eq5", "demo", "none"] = "eq5"
@@ -205,7 +205,7 @@ class Pretrain(Section):
 
 class Tune(Section):
     steps: Annotated[int, Field(ge=1)] = 500
-    batch: Annotated[int, Field(ge=2)] = 256
+    batch: Annotated[int, Field(ge=2)] = 32
     lr: Annotated[float, Field(gt=0)] = 1e-2
     temperature: Annotated[float, Field(gt=0)] = 0.07
     validate_every: Annotated[int, Field(ge=1)] = 50

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,9 @@ class Project:
 
     def ingest(self) -> None:
         """Event logs into day partitions."""
-        files = [path for source in self.config.sources for path in self.config.root.glob(source.path)]
+        # joined, since a source may also be named by an absolute path
+        patterns = [str(self.config.root / source.path) for source in self.config.sources]
+        files = [Path(path) for pattern in patterns for path in glob(pattern, recursive=True)]
         inputs = {
             "sources": [source.model_dump() for source in self.config.sources],
             "shards": self.config.shards,

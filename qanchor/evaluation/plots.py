@@ -19,7 +19,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from qanchor.evaluation.results import ORACLE, Results
 from qanchor.evaluation.table import number

@@ -5,7 +5,7 @@ path learns to in seconds, and the backbone then refines it. It depends on prefi
 and packing stay exact. Pretrained backbones do without it (`anchor: constant`, the paper's way).
 
 Shapes: B users, N suffixes, J = 1 + K readers (the query's own and one a soft-prompt vector), H heads, P prefix
-columns, D width of the backbone, W width of a text vector, C time scales.
+columns, D width of the backbone, W width of a text vector, C time scales and kinds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from qanchor.model.hierarchy import Prefix
 
 DECAY_DAYS = (3.0, 14.0, 60.0, 1e9)
 """Time scales at which matching events are counted; the last one counts them all alike."""
+KINDS = 8
+"""Learned kinds of events that are counted too: at night, large, of one modality, whatever an event token tells."""
 
 
 class AnchorSeed(nn.Module):
@@ -39,7 +41,8 @@ class AnchorSeed(nn.Module):
         self.threshold = nn.Parameter(torch.linspace(1.0, 4.0, heads))
         self.prompt = nn.Linear(width, text_width, bias=False)
         self.value = nn.Linear(width, width)
-        read = width + heads * len(DECAY_DAYS)
+        self.kind = nn.Linear(width, KINDS)
+        read = width + heads * (len(DECAY_DAYS) + KINDS)
         self.prompt_in = nn.Linear(read, width, bias=False)
         self.query_in = nn.Linear(read, width)
         self.user_in = nn.Linear(width, width, bias=False)
@@ -61,7 +64,7 @@ class AnchorSeed(nn.Module):
         return seed_BND
 
     def _read(self, prefix: Prefix, reader_BRW: Tensor) -> Tensor:
-        """[B, R, X] of R readers a user: the matching events' values, and their log counts at each time scale."""
+        """[B, R, X] of R readers a user: the matching events' values, and their log counts by time scale and kind."""
         mapped_BHRW = F.normalize(torch.einsum("brw,hwv->bhrv", reader_BRW, self.maps), dim=-1)
         match_BHRP = (mapped_BHRW @ prefix.text_BPW[:, None].transpose(2, 3)) * self.scale[:, None, None]
         weight_BHRP = match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], -torch.inf).softmax(-1)
@@ -70,7 +73,8 @@ class AnchorSeed(nn.Module):
         pooled_BRD = (weight_BHRP.to(value_BHPd.dtype) @ value_BHPd).transpose(1, 2).flatten(2)
 
         gate_BHRP = (match_BHRP - self.threshold[:, None, None]).sigmoid()
-        decay_BPC = torch.stack([torch.exp(-prefix.gap_BP / days) for days in DECAY_DAYS], -1)
-        decay_BPC = decay_BPC * prefix.event_BP[..., None]
-        count_BHRC = (gate_BHRP @ decay_BPC[:, None].to(gate_BHRP.dtype)).float().log1p()
+        worth_BPC = torch.stack([torch.exp(-prefix.gap_BP / days) for days in DECAY_DAYS], -1)
+        worth_BPC = torch.cat([worth_BPC, F.softplus(self.kind(prefix.token_BPD)).float()], -1)
+        worth_BPC = worth_BPC * prefix.event_BP[..., None]
+        count_BHRC = (gate_BHRP @ worth_BPC[:, None].to(gate_BHRP.dtype)).float().log1p()
         return torch.cat([pooled_BRD.float(), count_BHRC.transpose(1, 2).flatten(2)], -1)

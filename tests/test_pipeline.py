@@ -1,0 +1,121 @@
+"""The whole job on a small wallet through the command line: what it leaves, what a rerun skips, how it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+from rich.console import Console
+
+from qanchor import QAnchor, config
+from qanchor.cli import main
+from qanchor.datasets import wallet
+from qanchor.events.store import EventStore
+from qanchor.pipeline import Project
+
+SCENARIOS = ("login", "forest", "value")
+TRAINING = {
+    "pretrain": {"align_steps": 8, "steps": 4, "batch": 16, "pairs": 2, "validate_every": 4},
+    "tune": {"steps": 4, "batch": 16, "validate_every": 2},
+}
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Raw logs of 400 users, and the run that `qanchor evaluate` makes of them."""
+    folder = tmp_path_factory.mktemp("wallet")
+    path = wallet.prepare(folder / "raw", users=400)
+    settings = yaml.safe_load(path.read_text())
+    settings["scenarios"] = {name: settings["scenarios"][name] for name in SCENARIOS}
+    settings |= {"training": TRAINING, "model": {"hidden": 64}, "shards": 2}
+    path.write_text(yaml.safe_dump(settings))
+    assert run("evaluate", "--config", str(path), "--out", str(folder / "run"), "--json") == 0
+    return Project.open(path, folder / "run", Console())
+
+
+def test_results_have_the_promised_structure(project):
+    results = json.loads((project.out / "results.json").read_text())
+    assert results["data"] == "wallet"
+    columns = {"counts", "base", "swapped", "tuned", "oracle"}
+    assert set(results["scenarios"]) == set(SCENARIOS)
+    for row in [*results["scenarios"].values(), results["average"]]:
+        assert set(row) == columns
+        assert all({"auc", "ks"} <= set(row[column]) for column in columns)
+    assert {"ingest", "useru", "pretrain", "tune", "embed", "evaluate"} <= set(results["seconds"])
+    assert "<table" in (project.out / "report.html").read_text()
+
+
+def test_embeddings_are_parquet_of_fixed_size_lists_and_the_model_gives_them_again(project):
+    frame = pl.read_parquet(project.out / "embeddings" / "tuned.parquet")
+    assert frame.columns == ["user_id", "as_of", "scenario", "embedding"]
+    assert frame["embedding"].dtype == pl.Array(pl.Float32, 128)
+    assert len(frame) == len(project.requests) * len(SCENARIOS)
+    model = QAnchor.from_pretrained(project.out / "model")
+    again = model.embed(project.past.take(project.rows("test")), scenarios=["forest"])[:, 0]
+    written = frame.filter(pl.col("scenario") == "forest")["embedding"].to_numpy()[project.rows("test")]
+    assert abs(again - written).max() < 0.05  # bf16: other batches round differently
+
+
+def test_no_test_user_is_in_useru_and_test_windows_are_later(project):
+    useru = pl.read_parquet(project.out / "useru" / "*.parquet")
+    split = project.requests.group_by("split").agg(pl.col("user_id").unique(), pl.col("as_of").max())
+    of = {row["split"]: row for row in split.iter_rows(named=True)}
+    assert not set(useru["user_id"]) & set(of["test"]["user_id"])
+    assert not set(of["train"]["user_id"]) & set(of["test"]["user_id"])
+    assert (of["test"]["as_of"] - of["train"]["as_of"]).days >= project.config.windows.predict_days
+
+
+def test_a_rerun_does_nothing(project, capsys):
+    before = {path: path.stat().st_mtime_ns for path in project.out.rglob("*") if path.is_file()}
+    command = ("evaluate", "--config", str(project.config.root / "qanchor.yaml"), "--out", str(project.out), "--json")
+    assert run(*command) == 0
+    assert "pretrain: up to date" in capsys.readouterr().err
+    after = {path: path.stat().st_mtime_ns for path in project.out.rglob("*") if path.is_file()}
+    assert {path for path in before if before[path] != after[path]} <= {
+        project.out / "results.json",
+        project.out / "report.html",
+        project.out / "stages" / "report.json",
+    }
+
+
+def test_a_planted_future_event_changes_no_prefix(project, tmp_path):
+    """The same logs with one more event at as_of: every profile stays as it is, the future gains one."""
+    raw = pl.read_parquet(project.config.root / "search" / "*.parquet")
+    user = project.requests.filter(pl.col("split") == "test")["user_id"][0]
+    as_of = project.requests.filter(pl.col("split") == "test")["as_of"][0]
+    planted = raw.head(1).with_columns(
+        user_id=pl.lit(user), ts=pl.lit(int(as_of.timestamp())).cast(raw["ts"].dtype), query=pl.lit("planted words")
+    )
+    settings = project.config.model_dump(mode="json") | {"sources": [], "scenarios": {}}
+    for source in project.config.sources:
+        settings["sources"].append(source.model_dump() | {"path": str(project.config.root / source.path)})
+    planted.write_parquet(tmp_path / "planted.parquet")
+    search = next(s for s in settings["sources"] if s["modality"] == "search")
+    settings["sources"].append(search | {"path": str(tmp_path / "planted.parquet")})
+    (tmp_path / "qanchor.yaml").write_text(yaml.safe_dump(settings))
+    assert run("ingest", "--config", str(tmp_path / "qanchor.yaml"), "--out", str(tmp_path / "run")) == 0
+
+    store = EventStore.open(config.load(tmp_path / "qanchor.yaml"), tmp_path / "run" / "store")
+    keys = project.requests.select("user_id", "as_of")
+    past, future = store.profiles(keys), store.futures(keys, 30)
+    assert "planted words" not in {past.texts.text[row] for row in past.text}
+    assert "planted words" in {future.texts.text[row] for row in future.text}
+    assert (past.counts == project.past.counts).all()
+
+
+def test_errors_are_one_line_with_the_remedy(tmp_path, capsys):
+    assert run("ingest", "--config", str(tmp_path / "no.yaml")) == 1
+    assert "qanchor init" in capsys.readouterr().err
+    assert run("demo", "--data", "moon") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run("demo", "--data", "travel", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run")) == 1
+    assert "Posts" in capsys.readouterr().err
