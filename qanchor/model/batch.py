@@ -1,7 +1,11 @@
-"""A batch of profiles as tensors: the numbers beside the texts, and where each event goes in the prefix.
+"""A batch of profiles as tensors: the numbers beside the texts, and where each text goes in the prefix.
 
-Shapes: B users, M modalities, E events of all users one after another, U distinct texts of the batch, F features of
-an event, C features of a (user, modality).
+An event token stands for a *distinct* text of a user, with all its occurrences in the window: twelve logins are one
+token that says twelve, not twelve tokens that push everything else out.
+
+Shapes: B users, M modalities, E events of all users one after another, U distinct texts of the batch, R of
+the users (a user's distinct texts, of all users one after another), F features of an event, C of a (user, modality), S
+time scales.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ COUNT_FEATURES = 6
 IDLE_DAYS = np.array([1, 2, 4, 8, 16, 32, 64])
 """Upper edges of the idle-since buckets; one more bucket lies beyond them, and one is for users without events."""
 IDLE_BUCKETS = len(IDLE_DAYS) + 2
+DECAY_DAYS = (3.0, 14.0, 60.0, float("inf"))
+"""Time scales at which a text's occurrences are counted; at the last one all count alike."""
 COUNT_DAYS = (3, 10, 30)
 """Recent stretches, before the user's newest event, in which a modality's events are counted (the whole window too)."""
 
@@ -37,10 +43,16 @@ class Batch:
     modality_E: Tensor
     feature_EF: Tensor
     """Value and calendar features, and the gap to the user's newest event (D4): never the gap to `as_of`."""
-    gap_E: Tensor
-    """Days before the user's newest event."""
-    slot_E: Tensor
-    """Place of the event's token among its user's event tokens; -1 for events older than the K_m most recent."""
+    entry_E: Tensor
+    """[E] which of the R (user, text) pairs the event belongs to."""
+    entry_owner_R: Tensor
+    entry_modality_R: Tensor
+    entry_text_R: Tensor
+    """[R] index into `text_U`."""
+    entry_worth_RS: Tensor
+    """How often the text occurs, each occurrence decayed by its gap at S time scales (`DECAY_DAYS`)."""
+    entry_slot_R: Tensor
+    """Place of the text's token among its user's event tokens; -1 for texts beyond the K_m most recently seen."""
     count_BMC: Tensor
     """How much there is of each modality; all zero where it is absent."""
     idle_B: Tensor
@@ -52,7 +64,7 @@ class Batch:
     @property
     def slots(self) -> int:
         """Event tokens of the longest user."""
-        return int(self.slot_E.max()) + 1 if len(self.slot_E) else 0
+        return int(self.entry_slot_R.max()) + 1 if len(self.entry_slot_R) else 0
 
     def to(self, device: torch.device) -> Batch:
         return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
@@ -68,14 +80,24 @@ def collate(profiles: Profiles, rows: npt.NDArray[np.integer], kept: npt.NDArray
     gap = (newest[owner] - time) / DAY
     texts, text = np.unique(part.text, return_inverse=True)
     value = _signed_log(np.nan_to_num(part.value))
+    pairs, entry = np.unique(owner * len(part.texts) + part.text, return_inverse=True)
+    entry_owner, entry_text = np.divmod(pairs, max(1, len(part.texts)))
+    entry_modality, entry_gap = np.zeros(len(pairs), np.int64), np.full(len(pairs), np.inf)
+    entry_modality[entry] = modality
+    np.minimum.at(entry_gap, entry, gap)
+    worth = [np.bincount(entry, np.exp(-gap / days), len(pairs)) for days in DECAY_DAYS]
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),
         text_E=torch.from_numpy(text.astype(np.int64)),
         owner_E=torch.from_numpy(owner),
         modality_E=torch.from_numpy(modality),
         feature_EF=torch.from_numpy(_event_features(time, gap, value, np.isfinite(part.value))),
-        gap_E=torch.from_numpy(gap.astype(np.float32)),
-        slot_E=torch.from_numpy(_slots(owner, modality, kept)),
+        entry_E=torch.from_numpy(entry.astype(np.int64)),
+        entry_owner_R=torch.from_numpy(entry_owner),
+        entry_modality_R=torch.from_numpy(entry_modality),
+        entry_text_R=torch.from_numpy(np.searchsorted(texts, entry_text)),
+        entry_worth_RS=torch.from_numpy(np.stack(worth, 1).astype(np.float32)),
+        entry_slot_R=torch.from_numpy(_slots(entry_owner, entry_modality, entry_gap, kept)),
         count_BMC=torch.from_numpy(_count_features(owner * kinds + modality, size * kinds, time, gap, value)).view(
             size, kinds, COUNT_FEATURES
         ),
@@ -101,12 +123,15 @@ def _event_features(
 
 
 def _slots(
-    owner: npt.NDArray[np.int64], modality: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]
+    owner: npt.NDArray[np.int64],
+    modality: npt.NDArray[np.int64],
+    gap: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """[E] token place of each event: by modality, oldest first within it; -1 where K_m newer ones exist."""
+    """[R] token place of each text: by modality, longest ago first; -1 where K_m others were seen since."""
     if not len(owner):
         return np.zeros(0, np.int64)
-    order = np.lexsort((np.arange(len(owner)), modality, owner))
+    order = np.lexsort((np.arange(len(owner)), -gap, modality, owner))
     run = owner[order] * (int(modality.max()) + 1) + modality[order]
     stop = np.searchsorted(run, run, side="right")
     keep = stop - np.arange(len(run)) <= kept[modality[order]]

@@ -1,7 +1,8 @@
 """The coarse-to-fine user encoder: events -> modality tokens -> user token (section 3.2.1, Eq. 1 and 2).
 
-Shapes: B users, M modalities, E events, U distinct texts of a batch, P = 1 + M + event tokens of the longest user,
-D width of the backbone, W width of a text vector; F and C features (see batch.py).
+Shapes: B users, M modalities, E events, U distinct texts of a batch, R (user, text) pairs,
+P = 1 + M + event tokens of the longest user,
+D width of the backbone, W width of a text vector; F, C and S as in batch.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qanchor.model.batch import COUNT_FEATURES, EVENT_FEATURES, IDLE_BUCKETS, Batch
+from qanchor.model.batch import COUNT_FEATURES, DECAY_DAYS, EVENT_FEATURES, IDLE_BUCKETS, Batch
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,10 @@ class Prefix:
     token_BPD: Tensor
     mask_BP: Tensor
     """True at real tokens."""
-    gap_BP: Tensor
-    """Days between the token's event and the user's newest; 0 at user and modality tokens."""
+    worth_BPS: Tensor
+    """How often an event token's text occurs, decayed at S time scales; 0 at user and modality tokens."""
     modality_BP: Tensor
     """Modality of the token, -1 at user tokens and padding."""
-    event_BP: Tensor
-    """True at event tokens."""
     text_BPW: Tensor
     """Unit-length text vector of event tokens, 0 elsewhere: what the anchor seed matches queries with."""
 
@@ -62,6 +61,7 @@ class Hierarchy(nn.Module):
         self.text_in = nn.Linear(text_width, width, bias=False)
         self.feature_in = nn.Linear(EVENT_FEATURES, width)
         self.event = nn.ModuleList(Adapter(width, width) for _ in range(modalities))
+        self.worth_in = nn.Linear(len(DECAY_DAYS), width)
         self.count_in = nn.Linear(COUNT_FEATURES, width)
         self.modality_embedding = nn.Parameter(torch.randn(modalities, width) * 0.02)
         self.absent = nn.Parameter(torch.randn(modalities, width) * 0.02)
@@ -81,23 +81,29 @@ class Hierarchy(nn.Module):
         token_BPD = event_ED.new_zeros(users, columns, self.width)
         token_BPD[:, 0] = user_BD.to(token_BPD.dtype)
         token_BPD[:, 1:head] = modal_BMD.to(token_BPD.dtype)
-        kept = batch.slot_E >= 0
-        row, column = batch.owner_E[kept], head + batch.slot_E[kept]
-        token_BPD = token_BPD.index_put((row, column), event_ED[kept])
+        kept = batch.entry_slot_R >= 0
+        row, column = batch.entry_owner_R[kept], head + batch.entry_slot_R[kept]
+        token_BPD = token_BPD.index_put((row, column), self._tokens(batch, event_ED)[kept])
 
-        event_BP = torch.zeros(users, columns, dtype=torch.bool, device=event_ED.device)
-        event_BP[row, column] = True
-        mask_BP = event_BP.clone()
+        mask_BP = torch.zeros(users, columns, dtype=torch.bool, device=event_ED.device)
         mask_BP[:, :head] = True
-        gap_BP = event_ED.new_zeros(users, columns, dtype=torch.float32)
-        gap_BP[row, column] = batch.gap_E[kept]
+        mask_BP[row, column] = True
+        worth_BPS = batch.entry_worth_RS.new_zeros(users, columns, len(DECAY_DAYS))
+        worth_BPS[row, column] = batch.entry_worth_RS[kept]
         modality_BP = torch.full((users, columns), -1, device=event_ED.device)
         modality_BP[:, 1:head] = torch.arange(modalities, device=event_ED.device)
-        modality_BP[row, column] = batch.modality_E[kept]
+        modality_BP[row, column] = batch.entry_modality_R[kept]
         unit_UW = F.normalize(text_UW, dim=-1)
         text_BPW = unit_UW.new_zeros(users, columns, unit_UW.shape[1])
-        text_BPW = text_BPW.index_put((row, column), unit_UW[batch.text_E[kept]])
-        return Prefix(token_BPD, mask_BP, gap_BP, modality_BP, event_BP, text_BPW)
+        text_BPW = text_BPW.index_put((row, column), unit_UW[batch.entry_text_R[kept]])
+        return Prefix(token_BPD, mask_BP, worth_BPS, modality_BP, text_BPW)
+
+    def _tokens(self, batch: Batch, event_ED: Tensor) -> Tensor:
+        """[R, D] event tokens: the mean of a text's events, and how often and how recently it occurs."""
+        sum_RD = event_ED.new_zeros(len(batch.entry_owner_R), self.width).index_add(0, batch.entry_E, event_ED)
+        mean_RD = sum_RD / batch.entry_worth_RS[:, -1:].to(sum_RD.dtype)
+        token_RD: Tensor = (mean_RD + self.worth_in(batch.entry_worth_RS.log1p())).to(event_ED.dtype)
+        return token_RD
 
     def _events(self, batch: Batch, text_UW: Tensor) -> Tensor:
         """z^(evt) [E, D] of Eq. 1, each event by its own modality's adapter."""

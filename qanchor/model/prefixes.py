@@ -52,7 +52,7 @@ class PrefixCache:
             return flat[index_BP]
 
         columns = dict(zip(FIELDS, map(gather, self.fields), strict=True))
-        columns["event_BP"] = columns["event_BP"] & mask_BP
+        columns["worth_BPS"] = columns["worth_BPS"] * mask_BP[..., None]
         return Prefix(mask_BP=mask_BP, **columns), [
             (gather(key).transpose(1, 2), gather(value).transpose(1, 2)) for key, value in self.layers
         ]

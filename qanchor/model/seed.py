@@ -4,39 +4,52 @@ A transformer trained from scratch sits on a plateau for hundreds of steps befor
 path learns to in seconds, and the backbone then refines it. It depends on prefix and query only, so sharing, caching
 and packing stay exact. Pretrained backbones do without it (`anchor: constant`, the paper's way).
 
-Shapes: B users, N suffixes, J = 1 + K readers (the query's own and one a soft-prompt vector), H heads, P prefix
-columns, D width of the backbone, W width of a text vector, C time scales and kinds.
+Shapes: B users, N suffixes, L words of the longest query, K soft-prompt vectors, H heads, P prefix columns, D width of
+the backbone, W width of a text vector, C time scales and kinds, X = D + H * C what one reading gives.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qanchor.model.batch import DECAY_DAYS
 from qanchor.model.hierarchy import Prefix
 
-DECAY_DAYS = (3.0, 14.0, 60.0, 1e9)
-"""Time scales at which matching events are counted; the last one counts them all alike."""
 KINDS = 8
 """Learned kinds of events that are counted too: at night, large, of one modality, whatever an event token tells."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Queries as sets of words: unit vectors [V, W] and importance [V] of the distinct words, words [B, N, L] of each
+    suffix as rows of them, and a mask of the same shape."""
+
+    vector_VW: Tensor
+    importance_V: Tensor
+    word_BNL: Tensor
+    mask_BNL: Tensor
 
 
 class AnchorSeed(nn.Module):
     """Which events speak to the query, how many, how recent, and what they say.
 
-    Query and events meet in the text encoder's own space, where two texts that share words are close before anything
-    is learned: each head starts as the identity there, and so as a lexical match. A softmax average cannot tell one
-    matching event from fifty; so each head also gates every event by a sigmoid of the same score and adds the gates up
-    with exponential decay: the hand-made "count in the last 7, 30, 90 days", but of whatever the query is about.
+    Words and events meet in the text encoder's own space, where texts that share grams are close before anything is
+    learned: each head starts as the identity there, and so as a lexical match. An event matches a query as well as it
+    matches the best of its words, so that long questions match like short ones. A soft-prompt vector is one more
+    word, which no language has. A softmax average cannot tell one matching event from fifty; so each head also gates
+    every event by a sigmoid of the same score and adds the gates up with exponential decay: the hand-made "count in
+    the last 7, 30, 90 days", but of whatever the query is about.
     """
 
     def __init__(self, text_width: int, width: int, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
-        self.maps = nn.Parameter(
-            torch.eye(text_width).repeat(heads, 1, 1) + 0.01 * torch.randn(heads, text_width, text_width)
-        )
+        noise = 0.01 * torch.randn(heads, text_width, text_width)
+        self.maps = nn.Parameter(torch.eye(text_width).repeat(heads, 1, 1) + noise)
         self.scale = nn.Parameter(torch.full((heads,), 10.0))
         self.threshold = nn.Parameter(torch.linspace(1.0, 4.0, heads))
         self.prompt = nn.Linear(width, text_width, bias=False)
@@ -49,32 +62,43 @@ class AnchorSeed(nn.Module):
         self.out = nn.Linear(width, width)
         self.skip = nn.Linear(read, width, bias=False)
 
-    def forward(self, prefix: Prefix, query_BNW: Tensor, prompt_BNKD: Tensor) -> Tensor:
+    def forward(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor) -> Tensor:
         """[B, N, D] what `<USER_EMB>` of each suffix starts from, before its learned constant is added.
 
         Prompts may be [1, N, K, D], shared by the users.
         """
-        users, suffixes = query_BNW.shape[:2]
-        query_BN1W = F.normalize(query_BNW, dim=-1)[:, :, None]
-        reader_BNJW = torch.cat([query_BN1W, query_BN1W + self.prompt(prompt_BNKD)], 2)
-        read_BNJX = self._read(prefix, reader_BNJW.flatten(1, 2)).view(users, suffixes, reader_BNJW.shape[2], -1)
-        own, prompted = read_BNJX[:, :, 0], read_BNJX[:, :, 1:].mean(2)
-        hidden_BND = self.query_in(own) + self.prompt_in(prompted) + self.user_in(prefix.user_BD)[:, None]
-        seed_BND: Tensor = self.out(F.gelu(hidden_BND)) + self.skip(own)
+        users, suffixes = words.word_BNL.shape[:2]
+        by_query_BHNP = self._match_words(prefix, words)
+        own_BNX = self._read(prefix, by_query_BHNP)
+
+        virtual_XNKW = F.normalize(self.prompt(prompt_BNKD), dim=-1).expand(users, -1, -1, -1)
+        mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_XNKW.flatten(1, 2), self.maps)
+        by_prompt_BHRP = mapped_BHRW @ prefix.text_BPW[:, None].transpose(2, 3) * self.scale[:, None, None]
+        prompted_BNX = self._read(prefix, by_prompt_BHRP).view(users, suffixes, -1, own_BNX.shape[-1]).mean(2)
+
+        hidden_BND = self.query_in(own_BNX) + self.prompt_in(prompted_BNX) + self.user_in(prefix.user_BD)[:, None]
+        seed_BND: Tensor = self.out(F.gelu(hidden_BND)) + self.skip(own_BNX)
         return seed_BND
 
-    def _read(self, prefix: Prefix, reader_BRW: Tensor) -> Tensor:
+    def _match_words(self, prefix: Prefix, words: Words) -> Tensor:
+        """[B, H, N, P] how well each event matches the best word of each query."""
+        users, suffixes, length = words.word_BNL.shape
+        mapped_VHW = torch.einsum("vw,hwx->vhx", words.vector_VW, self.maps) * words.importance_V[:, None, None]
+        mapped_BHRW = mapped_VHW[words.word_BNL.flatten(1)].transpose(1, 2)
+        match_BHRP = mapped_BHRW @ prefix.text_BPW[:, None].transpose(2, 3)
+        match_BHNLP = match_BHRP.view(users, self.heads, suffixes, length, -1)
+        hidden = ~words.mask_BNL[:, None, :, :, None]
+        return match_BHNLP.masked_fill(hidden, -1.0).amax(3) * self.scale[:, None, None]
+
+    def _read(self, prefix: Prefix, match_BHRP: Tensor) -> Tensor:
         """[B, R, X] of R readers a user: the matching events' values, and their log counts by time scale and kind."""
-        mapped_BHRW = F.normalize(torch.einsum("brw,hwv->bhrv", reader_BRW, self.maps), dim=-1)
-        match_BHRP = (mapped_BHRW @ prefix.text_BPW[:, None].transpose(2, 3)) * self.scale[:, None, None]
         weight_BHRP = match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], -torch.inf).softmax(-1)
         value_BPD = self.value(prefix.token_BPD)
         value_BHPd = value_BPD.unflatten(-1, (self.heads, value_BPD.shape[-1] // self.heads)).transpose(1, 2)
         pooled_BRD = (weight_BHRP.to(value_BHPd.dtype) @ value_BHPd).transpose(1, 2).flatten(2)
 
         gate_BHRP = (match_BHRP - self.threshold[:, None, None]).sigmoid()
-        worth_BPC = torch.stack([torch.exp(-prefix.gap_BP / days) for days in DECAY_DAYS], -1)
-        worth_BPC = torch.cat([worth_BPC, F.softplus(self.kind(prefix.token_BPD)).float()], -1)
-        worth_BPC = worth_BPC * prefix.event_BP[..., None]
+        kind_BPC = F.softplus(self.kind(prefix.token_BPD)).float() * prefix.worth_BPS[..., -1:].log1p()
+        worth_BPC = torch.cat([prefix.worth_BPS, kind_BPC], -1)
         count_BHRC = (gate_BHRP @ worth_BPC[:, None].to(gate_BHRP.dtype)).float().log1p()
         return torch.cat([pooled_BRD.float(), count_BHRC.transpose(1, 2).flatten(2)], -1)

@@ -41,6 +41,10 @@ class TextEncoder(nn.Module):
         """[R] row numbers of an indexed table -> [R, W] vectors."""
         raise NotImplementedError
 
+    def importance(self, indexed: Any) -> Tensor:
+        """[T] how much each text of a table says, in (0, 1]: next to nothing for "will" and "the"."""
+        raise NotImplementedError
+
     def settings(self) -> dict[str, Any]:
         """What `load_text_encoder` needs to build this encoder again."""
         raise NotImplementedError
@@ -93,6 +97,11 @@ class NgramEncoder(TextEncoder):
         vectors_RW: Tensor = sum_RW / total_R.clamp(min=1e-6)[:, None]
         return vectors_RW
 
+    def importance(self, indexed: NgramTable) -> Tensor:
+        device = self.log_weight.device
+        weight_G = self.log_weight[indexed.grams.to(device)].exp()
+        return torch.segment_reduce(weight_G, "mean", offsets=indexed.offsets.to(device)).clamp(max=1)
+
     @torch.no_grad()
     def weigh(self, texts: Sequence[str]) -> None:
         """Start the weights at a / (a + p), p a gram's share of the grams of `texts` (smooth inverse frequency)."""
@@ -107,14 +116,31 @@ class NgramEncoder(TextEncoder):
 _WORDS = re.compile(r"[^\W_]+")
 
 
+def query_words(text: str) -> list[str]:
+    """The pieces of a query that events are matched with one by one: its words and neighbouring pairs of them.
+
+    A run of Chinese, which has no blanks, is cut into overlapping pairs of characters.
+    """
+    words = _WORDS.findall(text.lower())
+    pieces = [piece for word in words for piece in ([word] if word.isascii() or len(word) < 3 else _pairs(word))]
+    return list(dict.fromkeys([*pieces, *map(" ".join, itertools.pairwise(words))])) or [text]
+
+
+def _pairs(run: str) -> list[str]:
+    return [run[i : i + 2] for i in range(len(run) - 1)]
+
+
 def _grams(text: str) -> list[int]:
-    """Stable hashes of a text's words, their character 3- and 4-grams, and single characters beyond ASCII."""
-    grams = []
-    for word in _WORDS.findall(text.lower()):
-        grams.append(zlib.crc32(b"=" + word.encode()))
+    """Stable hashes of a text's words and their character 3- and 4-grams (beyond ASCII: characters and pairs).
+
+    Neighbouring words are also hashed as one, so that "log in" meets "login".
+    """
+    words = _WORDS.findall(text.lower())
+    grams = [zlib.crc32(b"=" + word.encode()) for word in [*words, *map("".join, itertools.pairwise(words))]]
+    for word in words:
         marked = f"<{word}>"
         if word.isascii():
-            sizes = (3, 4) if len(word) > 3 else ()
+            sizes = (3, 4) if len(word) > 2 else ()
         else:  # a run of Chinese has no blanks: its characters and pairs are its words
             sizes = (1, 2)
             marked = word
@@ -167,6 +193,9 @@ class SentenceEncoder(TextEncoder):
 
     def forward(self, indexed: VectorTable, rows: Tensor) -> Tensor:
         return indexed.vectors_TW[rows].to(next(self.model.parameters()).device)
+
+    def importance(self, indexed: VectorTable) -> Tensor:
+        return torch.ones(len(indexed), device=next(self.model.parameters()).device)
 
     def settings(self) -> dict[str, Any]:
         return {"kind": "sentence", "name": self.name, "max_tokens": self.max_tokens}

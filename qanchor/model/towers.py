@@ -21,14 +21,15 @@ from transformers import DynamicCache
 from qanchor.model.attention import Layout
 from qanchor.model.batch import Batch
 from qanchor.model.hierarchy import Hierarchy, Prefix
-from qanchor.model.seed import AnchorSeed
-from qanchor.model.text_encoder import TextEncoder
+from qanchor.model.seed import AnchorSeed, Words
+from qanchor.model.text_encoder import TextEncoder, query_words
 
 KeysValues = list[tuple[Tensor, Tensor]]
 """Keys and values of a prefix, layer by layer."""
 
-QUERY_TOKENS = 48
-ANSWER_TOKENS = 48
+QUERY_WORDS = 32
+QUERY_TOKENS = 24
+ANSWER_TOKENS = 32
 """Longer queries lose their beginning, longer answers their end."""
 
 
@@ -38,8 +39,10 @@ class Tokens:
 
     id_RL: Tensor
     mask_RL: Tensor
-    indexed: Any
-    """Queries only: the same texts, indexed by the text encoder for the anchor seed."""
+    indexed: Any = None
+    """Queries only: their distinct words, indexed by the text encoder for the anchor seed,"""
+    word_RL: Tensor | None = None
+    """and the words of each query as rows of that; -1 is padding."""
 
     def take(self, rows: Tensor, side: str) -> tuple[Tensor, Tensor]:
         """ids and mask of `rows` (any shape, one dimension added), cut to the longest of them on its padded side."""
@@ -150,8 +153,15 @@ class Towers(nn.Module):
             place = slice(longest - len(row), longest) if side == "left" else slice(len(row))
             id_RL[r, place] = torch.tensor(row, dtype=torch.long)
             mask_RL[r, place] = True
-        indexed = self.text_encoder.index(texts) if self.seeded and side == "left" else None
-        return Tokens(id_RL.to(self.device), mask_RL.to(self.device), indexed)
+        if not self.seeded or side == "right":
+            return Tokens(id_RL.to(self.device), mask_RL.to(self.device))
+        words = [query_words(text)[:QUERY_WORDS] for text in texts]
+        known = {word: v for v, word in enumerate(dict.fromkeys(word for row in words for word in row))}
+        word_RL = torch.full((len(words), max(map(len, words))), -1)
+        for r, query in enumerate(words):
+            word_RL[r, : len(query)] = torch.tensor([known[word] for word in query])
+        indexed = self.text_encoder.index(list(known))
+        return Tokens(id_RL.to(self.device), mask_RL.to(self.device), indexed, word_RL.to(self.device))
 
     def prefix(self, batch: Batch, indexed: Any) -> Prefix:
         """The hierarchical user tokens e_i; `indexed` is the store's text table, indexed by this text encoder."""
@@ -162,11 +172,15 @@ class Towers(nn.Module):
     def seeds(self, prefix: Prefix, queries: Tokens, query_BN: Tensor, prompt_BNKD: Tensor) -> Tensor:
         """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one."""
         users, suffixes = query_BN.shape
-        if self.seed is None:
+        if self.seed is None or queries.word_RL is None:
             return self.user_emb.expand(users, suffixes, -1)
-        rows, place = torch.unique(query_BN, return_inverse=True)
-        query_BNW = self.text_encoder(queries.indexed, rows.cpu())[place]
-        seed_BND: Tensor = self.seed(prefix, query_BNW, prompt_BNKD)
+        word_BNL = queries.word_RL[query_BN]
+        word_BNL = word_BNL[..., : max(1, int((word_BNL >= 0).sum(-1).max()))]
+        used_V, place_BNL = torch.unique(word_BNL.clamp(min=0), return_inverse=True)
+        vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
+        importance_V = self.text_encoder.importance(queries.indexed)[used_V]
+        words = Words(vector_VW, importance_V, place_BNL, word_BNL >= 0)
+        seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD)
         return self.user_emb + seed_BND
 
     def suffixes(

@@ -132,17 +132,19 @@ def test_cached_prefixes_of_any_selection_equal_fresh_ones(towers):
     torch.testing.assert_close(towers.anchor(taken, queries, query_BN, cached=layers), fresh, atol=2e-5, rtol=0)
 
 
-def test_the_prefix_keeps_the_newest_events_and_counts_them_all(towers):
+def test_the_prefix_keeps_the_most_recent_texts_and_counts_every_event():
     profiles = random_profiles(mean=40)
     batch = collate(profiles, np.arange(len(profiles)), KEPT)
-    for b in range(len(profiles)):
-        own = (batch.owner_E == b).numpy()
+    for n in range(len(profiles)):
+        own = slice(profiles.offsets[n], profiles.offsets[n + 1])
         for m in range(2):
-            mine = own & (batch.modality_E == m).numpy()
-            kept = (batch.slot_E[mine] >= 0).numpy()
-            assert kept.sum() == min(mine.sum(), KEPT[m])
-            assert kept[len(kept) - kept.sum() :].all()  # the newest ones: events come in time order
-        slots = batch.slot_E[own & (batch.slot_E >= 0).numpy()]
+            texts = [int(t) for t, k in zip(profiles.text[own], profiles.modality[own], strict=True) if k == m]
+            newest_first = list(dict.fromkeys(reversed(texts)))
+            mine = (batch.entry_owner_R == n) & (batch.entry_modality_R == m) & (batch.entry_slot_R >= 0)
+            order = mine.nonzero().squeeze(1)[batch.entry_slot_R[mine].argsort(descending=True)]
+            assert batch.text_U[batch.entry_text_R[order]].tolist() == newest_first[: KEPT[m]]
+            assert batch.entry_worth_RS[order, -1].tolist() == [texts.count(t) for t in newest_first[: KEPT[m]]]
+        slots = batch.entry_slot_R[(batch.entry_owner_R == n) & (batch.entry_slot_R >= 0)]
         assert sorted(slots.tolist()) == list(range(len(slots)))
     assert batch.idle_B[0] == 8  # no events at all has a bucket of its own
 
