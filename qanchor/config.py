@@ -183,9 +183,9 @@ class Model(Section):
 
 
 class Pretrain(Section):
-    align_steps: Annotated[int, Field(ge=0)] = 800
+    align_steps: Annotated[int, Field(ge=0)] = 400
     """Steps with the backbone bypassed (`anchor: attention` only)."""
-    steps: Annotated[int, Field(ge=0)] = 150
+    steps: Annotated[int, Field(ge=0)] = 40
     """Steps of the whole model after that."""
     batch: Annotated[int, Field(ge=2)] = 64
     """Users a step."""
@@ -205,10 +205,10 @@ class Pretrain(Section):
 
 class Tune(Section):
     steps: Annotated[int, Field(ge=1)] = 500
-    batch: Annotated[int, Field(ge=2)] = 32
+    batch: Annotated[int, Field(ge=2)] = 16
     lr: Annotated[float, Field(gt=0)] = 1e-2
     temperature: Annotated[float, Field(gt=0)] = 0.07
-    validate_every: Annotated[int, Field(ge=1)] = 50
+    validate_every: Annotated[int, Field(ge=1)] = 100
 
 
 class Training(Section):

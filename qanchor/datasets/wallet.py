@@ -29,7 +29,7 @@ LABELLED = ("fraud", "money")
 
 
 def prepare(
-    raw: Path, data_dir: Path | None = None, users: int = 12_000, seed: int = 0, language: Language = "en"
+    raw: Path, data_dir: Path | None = None, users: int = 8_000, seed: int = 0, language: Language = "en"
 ) -> Path:
     """Simulate 180 days and write `qanchor.yaml` beside the logs; returns its path.
 

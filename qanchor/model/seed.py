@@ -25,11 +25,12 @@ KINDS = 8
 
 @dataclass(frozen=True)
 class Words:
-    """Queries as sets of words: unit vectors [V, W] and importance [V] of the distinct words, words [B, N, L] of each
-    suffix as rows of them, and a mask of the same shape."""
+    """Queries as wholes and as sets of words: unit vectors [V, W] and importance [V] of the distinct texts of both,
+    the whole [B, N] and the words [B, N, L] of each suffix as rows of them, and the words' mask."""
 
     vector_VW: Tensor
     importance_V: Tensor
+    whole_BN: Tensor
     word_BNL: Tensor
     mask_BNL: Tensor
 
@@ -38,11 +39,11 @@ class AnchorSeed(nn.Module):
     """Which events speak to the query, how many, how recent, and what they say.
 
     Words and events meet in the text encoder's own space, where texts that share grams are close before anything is
-    learned: each head starts as the identity there, and so as a lexical match. An event matches a query as well as it
-    matches the best of its words, so that long questions match like short ones. A soft-prompt vector is one more
-    word, which no language has. A softmax average cannot tell one matching event from fifty; so each head also gates
-    every event by a sigmoid of the same score and adds the gates up with exponential decay: the hand-made "count in
-    the last 7, 30, 90 days", but of whatever the query is about.
+    learned: each head starts as the identity there, and so as a lexical match. Half of the heads match an event with
+    the query as a whole, the others with the best of its words, so that long questions match like short ones. A
+    soft-prompt vector is one more word, which no language has. A softmax average cannot tell one matching event from
+    fifty; so each head also gates every event by a sigmoid of the same score and adds the gates up with exponential
+    decay: the hand-made "count in the last 7, 30, 90 days", but of whatever the query is about.
     """
 
     def __init__(self, text_width: int, width: int, heads: int = 4) -> None:
@@ -51,7 +52,7 @@ class AnchorSeed(nn.Module):
         noise = 0.01 * torch.randn(heads, text_width, text_width)
         self.maps = nn.Parameter(torch.eye(text_width).repeat(heads, 1, 1) + noise)
         self.scale = nn.Parameter(torch.full((heads,), 10.0))
-        self.threshold = nn.Parameter(torch.linspace(1.0, 4.0, heads))
+        self.threshold = nn.Parameter(torch.tensor([1.0, 3.0]).repeat(heads // 2))
         self.prompt = nn.Linear(width, text_width, bias=False)
         self.value = nn.Linear(width, width)
         self.kind = nn.Linear(width, KINDS)
@@ -68,8 +69,7 @@ class AnchorSeed(nn.Module):
         Prompts may be [1, N, K, D], shared by the users.
         """
         users, suffixes = words.word_BNL.shape[:2]
-        by_query_BHNP = self._match_words(prefix, words)
-        own_BNX = self._read(prefix, by_query_BHNP)
+        own_BNX = self._read(prefix, self._match_query(prefix, words))
 
         virtual_XNKW = F.normalize(self.prompt(prompt_BNKD), dim=-1).expand(users, -1, -1, -1)
         mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_XNKW.flatten(1, 2), self.maps)
@@ -80,15 +80,19 @@ class AnchorSeed(nn.Module):
         seed_BND: Tensor = self.out(F.gelu(hidden_BND)) + self.skip(own_BNX)
         return seed_BND
 
-    def _match_words(self, prefix: Prefix, words: Words) -> Tensor:
-        """[B, H, N, P] how well each event matches the best word of each query."""
+    def _match_query(self, prefix: Prefix, words: Words) -> Tensor:
+        """[B, H, N, P] how well each event matches each query: as a whole, and by its best word."""
         users, suffixes, length = words.word_BNL.shape
-        mapped_VHW = torch.einsum("vw,hwx->vhx", words.vector_VW, self.maps) * words.importance_V[:, None, None]
-        mapped_BHRW = mapped_VHW[words.word_BNL.flatten(1)].transpose(1, 2)
-        match_BHRP = mapped_BHRW @ prefix.text_BPW[:, None].transpose(2, 3)
-        match_BHNLP = match_BHRP.view(users, self.heads, suffixes, length, -1)
-        hidden = ~words.mask_BNL[:, None, :, :, None]
-        return match_BHNLP.masked_fill(hidden, -1.0).amax(3) * self.scale[:, None, None]
+        half = self.heads // 2
+        mapped_VHW = torch.einsum("vw,hwx->vhx", words.vector_VW, self.maps)
+        text_B1WP = prefix.text_BPW[:, None].transpose(2, 3)
+        whole_BHNP = mapped_VHW[words.whole_BN, :half].transpose(1, 2) @ text_B1WP
+
+        weighted_VHW = mapped_VHW[:, half:] * words.importance_V[:, None, None]
+        match_BHRP = weighted_VHW[words.word_BNL.flatten(1)].transpose(1, 2) @ text_B1WP
+        match_BHNLP = match_BHRP.view(users, self.heads - half, suffixes, length, -1)
+        best_BHNP = match_BHNLP.masked_fill(~words.mask_BNL[:, None, :, :, None], -1.0).amax(3)
+        return torch.cat([whole_BHNP, best_BHNP], 1) * self.scale[:, None, None]
 
     def _read(self, prefix: Prefix, match_BHRP: Tensor) -> Tensor:
         """[B, R, X] of R readers a user: the matching events' values, and their log counts by time scale and kind."""

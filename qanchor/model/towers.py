@@ -40,7 +40,7 @@ class Tokens:
     id_RL: Tensor
     mask_RL: Tensor
     indexed: Any = None
-    """Queries only: their distinct words, indexed by the text encoder for the anchor seed,"""
+    """Queries only: they and, behind them, their distinct words, indexed by the text encoder for the anchor seed,"""
     word_RL: Tensor | None = None
     """and the words of each query as rows of that; -1 is padding."""
 
@@ -156,11 +156,12 @@ class Towers(nn.Module):
         if not self.seeded or side == "right":
             return Tokens(id_RL.to(self.device), mask_RL.to(self.device))
         words = [query_words(text)[:QUERY_WORDS] for text in texts]
-        known = {word: v for v, word in enumerate(dict.fromkeys(word for row in words for word in row))}
+        # each query is also a text of its own: row r of the table is query r as a whole
+        known = {word: len(texts) + v for v, word in enumerate(dict.fromkeys(word for row in words for word in row))}
         word_RL = torch.full((len(words), max(map(len, words))), -1)
         for r, query in enumerate(words):
             word_RL[r, : len(query)] = torch.tensor([known[word] for word in query])
-        indexed = self.text_encoder.index(list(known))
+        indexed = self.text_encoder.index([*texts, *known])
         return Tokens(id_RL.to(self.device), mask_RL.to(self.device), indexed, word_RL.to(self.device))
 
     def prefix(self, batch: Batch, indexed: Any) -> Prefix:
@@ -176,10 +177,11 @@ class Towers(nn.Module):
             return self.user_emb.expand(users, suffixes, -1)
         word_BNL = queries.word_RL[query_BN]
         word_BNL = word_BNL[..., : max(1, int((word_BNL >= 0).sum(-1).max()))]
-        used_V, place_BNL = torch.unique(word_BNL.clamp(min=0), return_inverse=True)
+        asked_BNL = torch.cat([query_BN[..., None], word_BNL.clamp(min=0)], -1)
+        used_V, place_BNL = torch.unique(asked_BNL, return_inverse=True)
         vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
         importance_V = self.text_encoder.importance(queries.indexed)[used_V]
-        words = Words(vector_VW, importance_V, place_BNL, word_BNL >= 0)
+        words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:], word_BNL >= 0)
         seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD)
         return self.user_emb + seed_BND
 

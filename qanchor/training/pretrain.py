@@ -34,6 +34,8 @@ WARMUP = 20
 """Steps over which each phase's learning rate rises."""
 VALIDATION_BATCHES = 8
 WEIGHT_DECAY = 0.01
+OPEN_LR = 0.25
+"""Peak learning rate of the open phase against that of an align phase before it."""
 
 
 @dataclass(frozen=True)
@@ -174,15 +176,17 @@ class Pretraining:
     def _phase(self, phase: str, first: int, best: float) -> Iterator[Step | Validation]:
         steps, settings = self.phases[phase], self.settings
         bypass = phase == "align"
+        # what align has learned is not to be shaken off by the first steps of an open backbone
+        peak = settings.lr * (OPEN_LR if self.phases["align"] and not bypass else 1)
         masters = Masters(self.towers)
-        optimiser = torch.optim.AdamW(masters.parameters, lr=settings.lr, weight_decay=WEIGHT_DECAY)
+        optimiser = torch.optim.AdamW(masters.parameters, lr=peak, weight_decay=WEIGHT_DECAY)
         if first:
             self.checkpoints.load(self.towers, optimiser)
             masters.publish()
         self.towers.train()
         for step in range(first, steps):
             for group in optimiser.param_groups:
-                group["lr"] = settings.lr * _schedule(step, steps)
+                group["lr"] = peak * _schedule(step, steps)
             yield self._step(phase, step, optimiser, masters, bypass)
             if (step + 1) % settings.validate_every == 0 or step + 1 == steps:
                 loss = validate(self.towers, self.validation, settings, bypass, self.seed)
