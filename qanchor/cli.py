@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -48,12 +48,15 @@ def demo(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/demo or runs/DATA.")
     ] = None,
+    users: Annotated[int | None, typer.Option(min=50, help="Users of the simulated wallet (8,000).")] = None,
+    language: Annotated[Literal["en", "zh"] | None, typer.Option(help="Language of the simulated wallet.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """The whole job on simulated or public data: prepare, ingest, train, tune, embed, probe, report."""
     from qanchor.pipeline import demo as run_demo
 
-    project = run_demo(data, data_dir, out, Console(stderr=as_json), _command())
+    world = {key: value for key, value in (("users", users), ("language", language)) if value is not None}
+    project = run_demo(data, data_dir, out, Console(stderr=as_json), _command(), world)
     if as_json:
         print((project.out / "results.json").read_text())
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -282,8 +283,10 @@ class Project:
         }
 
 
-def demo(data: str, data_dir: Path | None, out: Path | None, console: Console, command: str) -> Project:
-    """The whole job on a data set that the package knows, raw logs included.
+def demo(
+    data: str, data_dir: Path | None, out: Path | None, console: Console, command: str, world: dict[str, Any]
+) -> Project:
+    """The whole job on a data set that the package knows, raw logs included; `world` is for the simulator.
 
     Raises:
         DataError: no such data set, or its files are missing.
@@ -291,10 +294,15 @@ def demo(data: str, data_dir: Path | None, out: Path | None, console: Console, c
     out = out or Path("runs") / ("demo" if data == "wallet" else data)
     raw = out / "raw"
     stages = Stages(out, console)
-    inputs = {"data": data, "version": __version__, "files": listing(list(data_dir.iterdir())) if data_dir else []}
+    inputs = {
+        "data": data,
+        "world": world,
+        "version": __version__,
+        "files": listing(list(data_dir.iterdir())) if data_dir else [],
+    }
 
     def prepare(_: str) -> None:
-        datasets.prepare(data, raw, data_dir)
+        datasets.prepare(data, raw, data_dir, **world)
 
     stages.run("prepare", inputs, (), prepare)
     project = Project(config.load(raw / "qanchor.yaml"), stages)
