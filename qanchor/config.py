@@ -56,7 +56,7 @@ class Modality(Section):
     """How a modality is read into the prefix."""
 
     events: Annotated[int, Field(ge=0)] = 24
-    """K_m of Eq. 2: the most recent events kept as tokens of their own."""
+    """K_m of Eq. 2: the most recently seen distinct texts, kept as tokens of their own with their counts."""
     lookback_days: Annotated[int, Field(ge=1)] | None = None
     """The lookback window of this modality; left out, `windows.lookback_days`."""
 

@@ -194,6 +194,18 @@ class Project:
             own = [(part[np.isfinite(y[rows[part]])]) for part in place.values()]
             labelled[name] = Labelled(*(x for part in own for x in (part, y[rows[part]].astype(np.int64))))
         queries = {name: s.query for name, s in self.config.scenarios.items()}
+        fingerprint = persistence.fingerprint(towers)
+        folder = self.out / "model" / "prompts"
+        for name, part in labelled.items():
+            if part.lacking:
+                self.console.print(f"  {name} is not tuned: {part.lacking}")
+                shared = SoftPrompt(
+                    name, queries[name], towers.prompt, towers.prompt.new_zeros(2, towers.dim), fingerprint
+                )
+                shared.save(folder / f"{name}.safetensors")
+        labelled = {name: part for name, part in labelled.items() if not part.lacking}
+        if not labelled:
+            return
         tuning = Tuning(towers, cache, queries, labelled, self.config.training.tune, self.config.training.seed)
         check = ""
         with self.stages.progress("tune", self.config.training.tune.steps) as advance:
@@ -202,12 +214,11 @@ class Project:
                     check = f"validation AUC {np.mean(list(done.best.values())):.4f}"
                 else:
                     advance(1, f"loss {done.loss:.3f} {check}")
-        fingerprint = persistence.fingerprint(towers)
-        for g, name in enumerate(queries):
+        for g, name in enumerate(labelled):
             prompt = SoftPrompt(
                 name, queries[name], tuning.best_prompt_GKD[g], tuning.best_prototype_GCO[g], fingerprint
             )
-            prompt.save(self.out / "model" / "prompts" / f"{name}.safetensors")
+            prompt.save(folder / f"{name}.safetensors")
 
     # -- embeddings ---------------------------------------------------------------------------------------------
 

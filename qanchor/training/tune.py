@@ -41,6 +41,14 @@ class Labelled:
     validation_row: npt.NDArray[np.int64]
     validation_label: npt.NDArray[np.int64]
 
+    @property
+    def lacking(self) -> str:
+        """Why there is nothing to tune on; empty where both classes are seen in training and validation."""
+        for split, label in (("training", self.train_label), ("validation", self.validation_label)):
+            if len(np.unique(label)) < CLASSES:
+                return f"only one class among its {len(label)} {split} users, expected both"
+        return ""
+
 
 @dataclass(frozen=True)
 class TuneStep:
@@ -70,12 +78,8 @@ class Tuning:
         seed: int,
     ) -> None:
         for name, part in labelled.items():
-            for split, label in (("training", part.train_label), ("validation", part.validation_label)):
-                if len(np.unique(label)) < CLASSES:
-                    raise TrainingError(
-                        f"scenario {name!r} has only one class among its {len(label)} {split} users; expected both: "
-                        "widen its rule, or give more users or as_of days"
-                    )
+            if part.lacking:
+                raise TrainingError(f"scenario {name!r} has {part.lacking}: widen its rule, or give more users")
         self.towers, self.cache, self.labelled, self.settings, self.seed = towers, cache, labelled, settings, seed
         self.names = list(labelled)
         self.tokens: Tokens = towers.tokens([queries[name] for name in self.names], "left")

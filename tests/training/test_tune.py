@@ -75,5 +75,5 @@ def test_a_scenario_with_one_class_is_refused():
     labelled["rent"] = Labelled(
         part.train_row, np.zeros_like(part.train_label), part.validation_row, part.validation_label
     )
-    with pytest.raises(TrainingError, match="'rent' has only one class among its 40 training users"):
+    with pytest.raises(TrainingError, match="'rent' has only one class among its 40 training users, expected both"):
         Tuning(towers, cache, QUERIES, labelled, Tune(), seed=0)
