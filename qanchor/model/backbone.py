@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,9 @@ def with_lora(model: Any, settings: Model) -> nn.Module:
     config = LoraConfig(
         r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config).get_base_model()  # type: ignore[no-any-return]
+    with warnings.catch_warnings():  # peft asks transformers by a name that transformers calls old
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, config).get_base_model()  # type: ignore[no-any-return]
 
 
 def random_like(config: dict[str, Any]) -> nn.Module:
