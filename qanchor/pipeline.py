@@ -179,9 +179,9 @@ class Project:
             "scenarios": {name: s.model_dump() for name, s in self.config.scenarios.items()},
             "labels": listing([self.config.root / s.labels for s in self.config.scenarios.values() if s.labels]),
         }
-        self.stages.run("tune", inputs, ("pretrain",), lambda _: self._tune())
+        self.stages.run("tune", inputs, ("pretrain",), self._tune)
 
-    def _tune(self) -> None:
+    def _tune(self, digest: str) -> None:
         if not self.config.scenarios:
             raise ConfigError("the config names no scenario: add `scenarios:` with a query and a label rule each")
         towers = persistence.load(self.out / "model")
@@ -195,18 +195,19 @@ class Project:
             labelled[name] = Labelled(*(x for part in own for x in (part, y[rows[part]].astype(np.int64))))
         queries = {name: s.query for name, s in self.config.scenarios.items()}
         fingerprint = persistence.fingerprint(towers)
-        folder = self.out / "model" / "prompts"
+        prompts = self.out / "model" / "prompts"
         for name, part in labelled.items():
             if part.lacking:
                 self.console.print(f"  {name} is not tuned: {part.lacking}")
                 shared = SoftPrompt(
                     name, queries[name], towers.prompt, towers.prompt.new_zeros(2, towers.dim), fingerprint
                 )
-                shared.save(folder / f"{name}.safetensors")
+                shared.save(prompts / f"{name}.safetensors")
         labelled = {name: part for name, part in labelled.items() if not part.lacking}
         if not labelled:
             return
-        tuning = Tuning(towers, cache, queries, labelled, self.config.training.tune, self.config.training.seed)
+        training, folder = self.config.training, self.out / "checkpoints" / digest
+        tuning = Tuning(towers, cache, queries, labelled, training.tune, training.seed, folder)
         check = ""
         with self.stages.progress("tune", self.config.training.tune.steps) as advance:
             for done in tuning.run():
@@ -216,9 +217,13 @@ class Project:
                     advance(1, f"loss {done.loss:.3f} {check}")
         for g, name in enumerate(labelled):
             prompt = SoftPrompt(
-                name, queries[name], tuning.best_prompt_GKD[g], tuning.best_prototype_GCO[g], fingerprint
+                name,
+                queries[name],
+                tuning.learned.best_prompt_GKD[g],
+                tuning.learned.best_prototype_GCO[g],
+                fingerprint,
             )
-            prompt.save(folder / f"{name}.safetensors")
+            prompt.save(prompts / f"{name}.safetensors")
 
     # -- embeddings ---------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from qanchor.model import persistence
 from qanchor.model.batch import collate
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
-from qanchor.training.tune import Labelled, TuneCheck, Tuning
+from qanchor.training.tune import Labelled, TuneCheck, TuneStep, Tuning
 
 QUERIES = {"coffee": "will the user buy coffee?", "rent": "is rent due?"}
 
@@ -41,10 +41,10 @@ def setting(users: int = 80):
     return profiles, towers, cache, labelled
 
 
-def test_tuning_learns_and_leaves_the_model_alone():
+def test_tuning_learns_and_leaves_the_model_alone(tmp_path):
     _, towers, cache, labelled = setting()
     before = persistence.fingerprint(towers)
-    tuning = Tuning(towers, cache, QUERIES, labelled, Tune(steps=60, batch=32, validate_every=20), seed=0)
+    tuning = Tuning(towers, cache, QUERIES, labelled, Tune(steps=60, batch=32, validate_every=20), 0, tmp_path)
     checks = [done for done in tuning.run() if isinstance(done, TuneCheck)]
     assert persistence.fingerprint(towers) == before
     assert all(parameter.requires_grad for parameter in towers.parameters())
@@ -57,23 +57,44 @@ def test_an_untuned_prompt_is_the_base_embedding_and_a_tuned_one_is_not(tmp_path
     profiles, towers, cache, labelled = setting()
     model = QAnchor(towers)
     base = model.embed(profiles, queries=list(QUERIES.values()))
-    tuning = Tuning(towers, cache, QUERIES, labelled, Tune(steps=30, batch=32, validate_every=30), seed=0)
-    start = tuning.prompt_GKD.detach().clone()
+    tuning = Tuning(towers, cache, QUERIES, labelled, Tune(steps=30, batch=32, validate_every=30), 0, tmp_path)
+    start = tuning.learned.prompt_GKD.detach().clone()
     list(tuning.run())
     fingerprint = persistence.fingerprint(towers)
-    for prompts, same in ((start, True), (tuning.prompt_GKD.detach(), False)):
+    for prompts, same in ((start, True), (tuning.learned.prompt_GKD.detach(), False)):
         model.prompts = {
-            name: SoftPrompt(name, QUERIES[name], prompts[g], tuning.best_prototype_GCO[g], fingerprint)
+            name: SoftPrompt(name, QUERIES[name], prompts[g], tuning.learned.best_prototype_GCO[g], fingerprint)
             for g, name in enumerate(QUERIES)
         }
         assert np.allclose(model.embed(profiles, scenarios=list(QUERIES)), base, atol=1e-6) == same
 
 
-def test_a_scenario_with_one_class_is_refused():
+def test_a_scenario_with_one_class_is_refused(tmp_path):
     _, towers, cache, labelled = setting()
     part = labelled["rent"]
     labelled["rent"] = Labelled(
         part.train_row, np.zeros_like(part.train_label), part.validation_row, part.validation_label
     )
     with pytest.raises(TrainingError, match="'rent' has only one class among its 40 training users, expected both"):
-        Tuning(towers, cache, QUERIES, labelled, Tune(), seed=0)
+        Tuning(towers, cache, QUERIES, labelled, Tune(), 0, tmp_path)
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    _, towers, cache, labelled = setting()
+    settings = Tune(steps=9, batch=16, validate_every=3)
+
+    def run(folder, stop=None):
+        tuning, losses = Tuning(towers, cache, QUERIES, labelled, settings, 0, folder), []
+        for done in tuning.run():
+            if isinstance(done, TuneStep):
+                losses.append(done.loss)
+            elif done.step == stop:
+                break
+        return losses, tuning.learned
+
+    whole_losses, whole = run(tmp_path / "whole")
+    first, _ = run(tmp_path / "cut", stop=6)
+    rest, resumed = run(tmp_path / "cut")
+    assert first + rest == whole_losses
+    assert torch.equal(resumed.prompt_GKD, whole.prompt_GKD)
+    assert torch.equal(resumed.best_prompt_GKD, whole.best_prompt_GKD)
