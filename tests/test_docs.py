@@ -1,4 +1,7 @@
-"""The docs do not lie: their commands exist, their YAML loads, their Python runs, their links lead somewhere."""
+"""The docs do not lie: their commands exist, their YAML loads, their links lead somewhere.
+
+Their Python is run by test_pipeline, on a small project.
+"""
 
 from __future__ import annotations
 

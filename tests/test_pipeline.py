@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -109,6 +111,16 @@ def test_a_planted_future_event_changes_no_prefix(project, tmp_path):
     assert "planted words" not in {past.texts.text[row] for row in past.text}
     assert "planted words" in {future.texts.text[row] for row in future.text}
     assert (past.counts == project.past.counts).all()
+
+
+def test_the_python_of_the_quickstart_runs(project):
+    page = (Path(__file__).parent.parent / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    for typed, ours in (("runs/demo/raw", project.config.root), ("runs/demo", project.out), ("takeout", "forest")):
+        code = code.replace(typed, str(ours))
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert len(names["profiles"]) == 100
 
 
 def test_errors_are_one_line_with_the_remedy(tmp_path, capsys):

@@ -25,8 +25,6 @@ class Prefix:
     """True at real tokens."""
     worth_BPS: Tensor
     """How often an event token's text occurs, decayed at S time scales; 0 at user and modality tokens."""
-    modality_BP: Tensor
-    """Modality of the token, -1 at user tokens and padding."""
     text_BPW: Tensor
     """Unit-length text vector of event tokens, 0 elsewhere: what the anchor seed matches queries with."""
 
@@ -90,13 +88,10 @@ class Hierarchy(nn.Module):
         mask_BP[row, column] = True
         worth_BPS = batch.entry_worth_RS.new_zeros(users, columns, len(DECAY_DAYS))
         worth_BPS[row, column] = batch.entry_worth_RS[kept]
-        modality_BP = torch.full((users, columns), -1, device=event_ED.device)
-        modality_BP[:, 1:head] = torch.arange(modalities, device=event_ED.device)
-        modality_BP[row, column] = batch.entry_modality_R[kept]
         unit_UW = F.normalize(text_UW, dim=-1)
         text_BPW = unit_UW.new_zeros(users, columns, unit_UW.shape[1])
         text_BPW = text_BPW.index_put((row, column), unit_UW[batch.entry_text_R[kept]])
-        return Prefix(token_BPD, mask_BP, worth_BPS, modality_BP, text_BPW)
+        return Prefix(token_BPD, mask_BP, worth_BPS, text_BPW)
 
     def _tokens(self, batch: Batch, event_ED: Tensor) -> Tensor:
         """[R, D] event tokens: the mean of a text's events, and how often and how recently it occurs."""

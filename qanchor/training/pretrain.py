@@ -4,7 +4,7 @@
 residual branches starting at zero, so that it begins exactly where align ended (design, section 7). A backbone that
 is pretrained, or has no anchor seed, goes straight to *open*.
 
-Shapes: B users of a batch, N questions each, A distinct answers of the batch, T answer tokens, O width of an embedding.
+Shapes: B users of a batch, N questions each, T answer tokens, O width of an embedding.
 """
 
 from __future__ import annotations
