@@ -20,6 +20,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+useru_app = typer.Typer(invoke_without_command=True)
+app.add_typer(useru_app, name="useru")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The project's YAML.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/NAME of the config.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
@@ -82,12 +84,50 @@ def ingest(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, a
     _done(project, as_json)
 
 
-@app.command()
-def useru(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
+@useru_app.callback()
+def useru(
+    context: typer.Context,
+    config: ConfigOption = Path("qanchor.yaml"),
+    out: OutOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only estimate what the LLM would cost.")] = False,
+    budget: Annotated[float | None, typer.Option(min=0, help="Stop before the LLM has cost more than this.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Build UserU: future behaviour, and questions and answers about the profiles."""
+    if context.invoked_subcommand:
+        return
     project = _project(config, out, as_json)
-    project.useru()
-    _done(project, as_json)
+    if dry_run:
+        project.estimate_useru()
+    else:
+        project.useru(budget)
+        _done(project, as_json)
+
+
+@useru_app.command()
+def show(
+    user: Annotated[str, typer.Option("--user", "-u", help="The user's id.")],
+    config: ConfigOption = Path("qanchor.yaml"),
+    out: OutOption = None,
+) -> None:
+    """Print a user's profile and its pairs side by side."""
+    _project(config, out, as_json=False).show_useru(user)
+
+
+@useru_app.command()
+def topics(
+    config: ConfigOption = Path("qanchor.yaml"),
+    out: OutOption = None,
+    generate: Annotated[bool, typer.Option("--generate", help="Ask the LLM for topics of these logs' own.")] = False,
+    to: Annotated[Path, typer.Option(help="Where to write the generated topics.")] = Path("topics.json"),
+    yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False,
+) -> None:
+    """Print the topics of D_uqa and what the logs have of each; or generate a domain's own."""
+    project = _project(config, out, as_json=False)
+    if generate:
+        project.generate_topics(to, lambda: yes or typer.confirm(f"Write {to}?"))
+    else:
+        project.show_topics()
 
 
 @app.command()

@@ -4,7 +4,8 @@ QAnchorError
 ├── ConfigError          the YAML: an unknown or missing key, a value out of range
 ├── DataError            logs, labels, stores
 │   ├── RejectRateError  too many refused rows for a day to be published
-│   └── CollisionError   two different texts share one 64-bit id
+│   ├── CollisionError   two different texts share one 64-bit id
+│   └── BudgetError      the next request to an LLM could cost more than is left
 ├── ModelError           a checkpoint or model that does not fit what is asked of it
 └── TrainingError        a run that cannot go on (NaN, nothing to learn from)
 
@@ -29,6 +30,10 @@ class RejectRateError(DataError):
 
 
 class CollisionError(DataError):
+    pass
+
+
+class BudgetError(DataError):
     pass
 
 

@@ -6,6 +6,7 @@ Shapes: N profiles (one user at one as_of), E events of all of them one after an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,14 @@ class Texts:
 
     def __len__(self) -> int:
         return len(self.text)
+
+    @cached_property
+    def described(self) -> list[str]:
+        """What the text encoder reads: the text, and its category where the text does not say it."""
+        return [
+            text if category == modality or category.lower() in text.lower() else f"{text} ({category})"
+            for modality, category, text in zip(self.modality, self.category, self.text, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ CHINESE = Phrases(
                 "用户中间会停多久？",
                 "用户的节奏稳定吗？",
             ),
-            answers=("{rhythm},{gap}。", "{gap};{rhythm}。"),
+            answers=("{rhythm}，{gap}；共有{active}天活跃。", "{gap}；{rhythm}，共有{active}天活跃。"),
             nothing=("活跃的日子太少，无法判断（{often}）。", "{often}活跃，看不出节奏。"),
         ),
         "newest": Topic(

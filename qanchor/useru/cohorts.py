@@ -1,4 +1,4 @@
-"""Cohorts: which questions a group of users is asked, and their answers.
+"""Cohorts: which questions a group of users is asked, alike or each by its own evidence, and their answers.
 
 Shapes: B users of a cohort, E events, C concepts, T texts, M modalities.
 """
@@ -20,6 +20,8 @@ from qanchor.useru.concepts import Concept
 from qanchor.useru.english import ENGLISH
 from qanchor.useru.evidence import Bools, Evidence, Ints, tells_time
 from qanchor.useru.phrases import Fields, Topic, Voice, say
+from qanchor.useru.subjects import Subject, Subjects
+from qanchor.useru.topics import Pool
 
 KNOWN = 0.4
 """A concept that at least so many users of a cohort have is well known to it, or half as many as the best known."""
@@ -39,21 +41,10 @@ class Asked(NamedTuple):
     """[B] who has anything to tell."""
     fields: Fields
     """[B] what the sentences are filled with."""
-
-
-@dataclass(frozen=True)
-class Slots:
-    """How many topics of each kind a user is asked."""
-
-    focused: int
-    facts: int
-    habits: int
-
-    @classmethod
-    def of(cls, pairs: int) -> Slots:
-        """Besides the summary of the future: two fifths focused futures, two fifths facts, the rest habits."""
-        concepts = round(0.4 * (pairs - 1))
-        return cls(concepts, concepts, pairs - 1 - 2 * concepts)
+    events: Evidence
+    """What the answers speak of."""
+    words: tuple[tuple[str, ...], ...] | None = None
+    """Of topics about a concept: what makes a text speak of it."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +76,26 @@ class Interviewer:
         phrases = ENGLISH if config.useru.language == "en" else CHINESE
         rng = np.random.default_rng(seed)
         self.past, self.future, self.seed = past, future, seed
-        self.slots = Slots.of(config.useru.pairs)
+        self.settings = config.useru
         self.predict_days = config.windows.predict_days
         self.period = phrases.period(self.predict_days)
         self.voice = Voice.of(phrases, past.texts, past.modalities)
         self.lookback = np.array([config.lookback_days(name) for name in past.modalities], np.int64)
         self.past_timed, self.future_timed = tells_time(past), tells_time(future)
         self.modalities = Modalities.of(config, past)
-        sample = self._before(past.take(rng.permutation(len(past))[:SAMPLE]))
-        self.pool = concepts.mine(self._acting(sample), past.texts, phrases.either, rng)
+        sample = self._acting(self._before(past.take(rng.permutation(len(past))[:SAMPLE])))
+        mined = concepts.mine(sample, past.texts, concepts.spoken(past.texts))
+        self.pool = mined + concepts.unite(mined, sample, past.texts, phrases.either, rng)
         self.index = concepts.matches(self.pool, past.texts)
+        topics = Pool.load(config.root / config.useru.topics if config.useru.topics else None)
+        self.subjects = Subjects(topics, config.useru.language, phrases.fact, mined, sample, past.texts)
 
     def ask(self, rows: Ints, cohort: int) -> Iterator[Asked]:
-        """All topics of one cohort, the keys of `rows` [B]; the same seed and cohort draw the same topics.
+        """What all of one cohort are asked, the keys of `rows` [B]; the same seed and cohort draw the same topics.
 
-        Tabular snapshots come for everyone at fixed times and tell nothing of what a user does: the only topic that
-        they speak to is the habit "profile".
+        The summary of the future and `config.useru.future` - 1 focused futures; and `config.useru.shared` topics about
+        the past, two thirds of them facts about concepts, the rest habits. Tabular snapshots come for everyone at fixed
+        times and tell nothing of what a user does: the only topic that they speak to is the habit "profile".
         """
         rng = np.random.default_rng((self.seed, cohort))
         future = self.future.take(rows)
@@ -108,11 +103,22 @@ class Interviewer:
         before = self._acting(every)
         after = self._acting(Evidence.of(future, self.predict_days, future.as_of, self.future_timed))
         yield self._summary(after)
-        focused, known = self._draw(after, self.slots.focused, rng), self._draw(before, self.slots.facts, rng)
+        focused = self._draw(after, self.settings.future - 1, rng)
+        known, fact = self._draw(before, round(self.settings.shared * 2 / 3), rng), self.voice.phrases.fact
         yield from (self._focus(concept, after) for concept in focused)
-        yield from (self._fact(concept, before) for concept in known)
-        missing = self.slots.focused - len(focused) + self.slots.facts - len(known)
-        yield from self._habits(every, before, self.slots.habits + missing, rng)
+        yield from (self._fact(Subject(f"concept/{concept.name}", concept, fact), before) for concept in known)
+        yield from self._habits(every, before, self.settings.shared - len(known), rng)
+
+    def ask_each(self, rows: Ints) -> Iterator[tuple[Ints, Ints, Asked]]:
+        """What the keys of `rows` [B] are asked by their own evidence: `config.useru.uqa` topics each.
+
+        Yields, topic by topic, the places in `rows` of those who are asked, the topic's rank among their own, and it.
+        """
+        before = self._acting(self._before(self.past.take(rows)))
+        own_BK = self.subjects.strongest(before, self.settings.uqa)
+        for number in np.unique(own_BK[own_BK >= 0]):
+            place, rank = np.nonzero(own_BK == number)
+            yield place, rank, self._fact(self.subjects.all[number], before.take(place))
 
     def _before(self, past: Profiles) -> Evidence:
         days = int(self.lookback.max())
@@ -137,21 +143,23 @@ class Interviewer:
 
     def _summary(self, after: Evidence) -> Asked:
         told = future.summary(after, self.voice, self.period)
-        return Asked("future", "future", self.voice.phrases.future, *told)
+        return Asked("future", "future", self.voice.phrases.future, *told, after)
 
     def _focus(self, concept: Concept, after: Evidence) -> Asked:
-        told = future.focus(concept, self._matching(concept, after), after, self.voice, self.period)
-        return Asked("future", f"future/{concept.name}", self.voice.phrases.focus, *told)
+        matching = self._matching(concept, after)
+        told = future.focus(concept, matching, after, self.voice, self.period)
+        return Asked("future", f"future/{concept.name}", self.voice.phrases.focus, *told, matching, concept.words)
 
-    def _fact(self, concept: Concept, before: Evidence) -> Asked:
+    def _fact(self, subject: Subject, before: Evidence) -> Asked:
         """Facts of the shortest lookback window among the concept's modalities, so that its halves compare."""
+        concept = subject.concept
         texts = np.bincount(self.voice.modality[concept.rows], minlength=len(self.lookback))
         before = before.last(int(self.lookback[(texts > 0) & self.modalities.acts].min()))
         matching = self._matching(concept, before)
         value = self.modalities.values[int(np.where(self.modalities.priced, texts, -1).argmax())]
         amounts = self.modalities.priced & (np.array(self.modalities.values) == value)
         told = facts.about(concept, matching, before, amounts[matching.modality], value, self.voice)
-        return Asked("uqa", f"concept/{concept.name}", self.voice.phrases.fact, *told)
+        return Asked("uqa", subject.name, subject.topic, *told, matching, concept.words)
 
     def _matching(self, concept: Concept, events: Evidence) -> Evidence:
         matched = np.zeros(len(self.past.texts), bool)
@@ -173,7 +181,7 @@ class Interviewer:
                 "often": say(self.voice.phrases.often, events.often()),
                 "otherwise": say(self.voice.phrases.otherwise, before.last(days).often()),
             }
-            yield Asked("uqa", topic, self.voice.phrases.habits[name], some, fields)
+            yield Asked("uqa", topic, self.voice.phrases.habits[name], some, fields, events)
 
     def _scopes(self) -> list[tuple[str, str, Bools]]:
         """All habits that can tell these users apart: name, topic, and the modalities [M] that they speak of."""

@@ -38,11 +38,13 @@ LONGEST_RUN = 8
 VARIETY = 5
 """Different characters before (after) a piece of Chinese that show that it starts (ends) there."""
 INVARIANT = frozenset({"news", "series", "lens", "atlas", "canvas", "christmas"})
-STOPS = """about after again all also and any are because been before being between both but can could did does doing
-down during each few for from further had has have having her here hers him his how into its just more most near new not
-now off once only other our out over own page per same she should some such than that the their them then there these
-they this those through too under until upon user users very via was were what when where which while who whom why will
-with within without would you your"""
+STOPS = """about after again all also and another any anyone anything are because been before being best better between
+both but can could did does doing done down during each else ever every few find for from further get getting got good
+had has have having her here hers him his how into its just know let like long look looking made make making many more
+most much near need new not now off once one only other our out over own page per really same see she should some
+someone something start still such take than that the their them then there these they thing this those through too two
+under until upon use used user users using very via view want was way were what when where which while who whom whose
+why will with within without would you your"""
 STOP_WORDS = frozenset(STOPS.split())
 
 
@@ -52,22 +54,52 @@ class Concept:
     """How it is said in a question."""
     rows: Rows
     """Rows of the text table that match, ascending."""
+    words: tuple[tuple[str, ...], ...]
+    """What makes a text match: all words of one of these."""
 
 
-def mine(
-    events: Evidence, texts: Texts, join: Callable[[Sequence[str]], str], rng: np.random.Generator
-) -> list[Concept]:
-    """Concepts that some of the B users share and others lack, and about as many unions of related ones.
+def spoken(texts: Texts) -> pl.DataFrame:
+    """`row`, `word`: once for every different word of every text, its modality and category included."""
+    parts = zip(texts.modality, texts.category, texts.text, strict=True)
+    found = pl.Series("word", [list(words(" ".join(part))) for part in parts], dtype=pl.List(pl.String))
+    return found.to_frame().with_row_index("row").explode("word").drop_nulls()
+
+
+def mine(events: Evidence, texts: Texts, said: pl.DataFrame) -> list[Concept]:
+    """Concepts that some of the B users share and others lack, best first; `said` is what is `spoken` in `texts`.
 
     Words and categories that fewer than `RAREST` or more than `COMMONEST` of the users have are left out. Of more than
     `SINGLES` those stay that are a category's or a modality's name, and then those that many users have, that many
     different texts say, and that users come back to: sqrt(user frequency) * log(1 + texts) * log(1 + again), where
     `again` is how much likelier two events of one user are both of the concept than if everyone had the same tastes (at
-    most 10). That puts "visa" before "get" and "way", which anyone may say. `join` says "a, b or c" in the language of
-    the questions.
+    most 10). That puts "visa" before "get" and "way", which anyone may say. Of those that match the very same texts the
+    longest name stays.
     """
-    singles = _singles(events, texts)
-    return singles + _unions(singles, events, texts, join, rng) if singles else []
+    rows = np.unique(events.text)
+    stems, names = _stemmed(texts, rows, said)
+    seen = pl.DataFrame({"owner": events.owner, "row": events.text.astype(np.uint32)}).group_by("owner", "row").len()
+    count, own = events.count(), pl.col("len").cast(pl.Int64)
+    chance = float(len(events.owner)) ** 2 / max(1, int((count * (count - 1)).sum()))
+    coarse = {" ".join(parts) for parts in map(_stems, {*texts.modality, *(texts.category[row] for row in rows)})}
+    chosen = (
+        seen.join(stems, on="row")
+        .group_by("owner", "stem")
+        .agg(own.sum())
+        .group_by("stem")
+        .agg(share=pl.len() / events.users, again=(own * (own - 1)).sum() * chance / own.sum() ** 2)
+        .join(names.with_columns(coarse=pl.col("root").is_in(list(coarse))), on="stem")
+        .filter(pl.col("share").is_between(RAREST, pl.when("coarse").then(COMMONEST_CATEGORY).otherwise(COMMONEST)))
+        .join(stems.group_by("stem").agg(pl.col("row").sort()), on="stem")
+        .sort(pl.col("name").str.len_chars(), "name", descending=[True, False])
+        .unique("row", keep="first", maintain_order=True)
+        .with_columns(
+            score=pl.col("share").sqrt() * pl.col("row").list.len().log1p() * pl.col("again").clip(0, 10).log1p()
+        )
+        .sort("coarse", "score", "name", descending=[True, True, False])
+        .head(SINGLES)
+    )
+    found = chosen.select("name", "row").iter_rows()
+    return [Concept(name, np.array(rows, np.int64), (tuple(_stems(name)),)) for name, rows in found]
 
 
 def words(text: str) -> set[str]:
@@ -108,54 +140,23 @@ def met(events: Evidence, offsets: Rows, members: Rows, concepts: int) -> npt.ND
     return hit
 
 
-def _singles(events: Evidence, texts: Texts) -> list[Concept]:
-    """The best words and categories, best first; of those that match the very same texts the longest name stays."""
-    rows = np.unique(events.text)
-    said, names = _said(texts, rows)
-    seen = pl.DataFrame({"owner": events.owner, "row": events.text.astype(np.uint32)}).group_by("owner", "row").len()
-    count, own = events.count(), pl.col("len").cast(pl.Int64)
-    chance = float(len(events.owner)) ** 2 / max(1, int((count * (count - 1)).sum()))
-    coarse = {" ".join(stems) for stems in map(_stems, {*texts.modality, *(texts.category[row] for row in rows)})}
-    chosen = (
-        seen.join(said, on="row")
-        .group_by("owner", "stem")
-        .agg(own.sum())
-        .group_by("stem")
-        .agg(share=pl.len() / events.users, again=(own * (own - 1)).sum() * chance / own.sum() ** 2)
-        .join(names.with_columns(coarse=pl.col("root").is_in(list(coarse))), on="stem")
-        .filter(pl.col("share").is_between(RAREST, pl.when("coarse").then(COMMONEST_CATEGORY).otherwise(COMMONEST)))
-        .join(said.group_by("stem").agg(pl.col("row").sort()), on="stem")
-        .sort(pl.col("name").str.len_chars(), "name", descending=[True, False])
-        .unique("row", keep="first", maintain_order=True)
-        .with_columns(
-            score=pl.col("share").sqrt() * pl.col("row").list.len().log1p() * pl.col("again").clip(0, 10).log1p()
-        )
-        .sort("coarse", "score", "name", descending=[True, True, False])
-        .head(SINGLES)
-    )
-    return [Concept(name, np.array(rows, np.int64)) for name, rows in chosen.select("name", "row").iter_rows()]
-
-
-def _said(texts: Texts, seen: npt.NDArray[np.int32]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _stemmed(texts: Texts, seen: npt.NDArray[np.integer], said: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The words of all texts, and the several-word categories of the texts that were `seen`.
 
     Returns `row`, `stem`: once per text and stem that it has; and `stem`, `root`, `name`: what a stem's number stands
     for, and the form of it that most of the texts have that were seen.
     """
-    parts = zip(texts.modality, texts.category, texts.text, strict=True)
-    found = pl.Series("word", [list(words(" ".join(part))) for part in parts], dtype=pl.List(pl.String))
-    spoken = found.to_frame().with_row_index("row").explode("word").drop_nulls()
-    forms = spoken.group_by("word").agg(len=pl.col("row").is_in(seen.tolist()).sum())
+    forms = said.group_by("word").agg(len=pl.col("row").is_in(seen.tolist()).sum())
     pieces = forms["word"].str.contains(HAN.pattern)
     forms = forms.filter(~pieces | pl.col("word").is_in(_whole(texts)))
     forms = forms.with_columns(root=pl.Series([stem(word) for word in forms["word"]], dtype=pl.String))
     forms = forms.sort("root", "len", "word", descending=[False, True, False])
     names = forms.group_by("root", maintain_order=True).agg(name=pl.col("word").first()).with_row_index("stem")
-    said = spoken.join(forms.join(names, on="root").select("word", "stem"), on="word").select("row", "stem").unique()
-    phrases = _phrases({texts.category[row] for row in seen}, said.join(names, on="stem"))
+    stems = said.join(forms.join(names, on="root").select("word", "stem"), on="word").select("row", "stem").unique()
+    phrases = _phrases({texts.category[row] for row in seen}, stems.join(names, on="stem"))
     phrases = phrases.with_row_index("stem", offset=len(names))
     return (
-        pl.concat([said, phrases.select("row", "stem").explode("row")]),
+        pl.concat([stems, phrases.select("row", "stem").explode("row")]),
         pl.concat([names, phrases.select("stem", "root", "name")]),
     )
 
@@ -206,14 +207,17 @@ def _stems(phrase: str) -> list[str]:
     return sorted({stem(word) for word in words(phrase) if not HAN.match(word)}.union(HAN.findall(phrase)))
 
 
-def _unions(
+def unite(
     singles: Sequence[Concept],
     events: Evidence,
     texts: Texts,
     join: Callable[[Sequence[str]], str],
     rng: np.random.Generator,
 ) -> list[Concept]:
-    """Unions of two or three concepts: mostly related ones (`LIFT`), now and then random ones, none nested."""
+    """Unions of two or three concepts, about as many as there are concepts: mostly related ones (`LIFT`), now and then
+    random ones, none nested. `join` says "a, b or c" in the language of the questions."""
+    if not singles:
+        return []
     hit = met(events, *matches(singles, texts), len(singles))
     share = hit.mean(0)
     chance = events.users * np.outer(share, share)
@@ -226,15 +230,16 @@ def _unions(
         members = [int(anchor)]
         for _ in range(rng.integers(1, 3)):
             partner = int(rng.choice(related if len(related) and rng.random() < 0.75 else len(singles)))
-            if not any(_overlap(singles[partner], singles[member]) for member in members):
+            if not any(overlap(singles[partner], singles[member]) for member in members):
                 members.append(partner)
         if len(members) > 1 and hit[:, members].any(1).mean() <= COMMONEST_CATEGORY:
             rows = np.unique(np.concatenate([singles[member].rows for member in members]))
-            unions[frozenset(members)] = Concept(join([singles[member].name for member in members]), rows)
+            said = tuple(phrase for member in members for phrase in singles[member].words)
+            unions[frozenset(members)] = Concept(join([singles[member].name for member in members]), rows, said)
     return list(unions.values())
 
 
-def _overlap(one: Concept, other: Concept) -> bool:
+def overlap(one: Concept, other: Concept) -> bool:
     """Whether half of the texts of one are texts of the other."""
     shared = len(np.intersect1d(one.rows, other.rows, assume_unique=True))
     return 2 * shared >= min(len(one.rows), len(other.rows))

@@ -1,113 +1,75 @@
-"""UserU: for every (user, as_of) questions and answers about the future and about the past (section 3.1).
-
-Contrastive learning needs users that answer the same question, so keys are put into cohorts by a stable hash, and all
-users of a cohort are asked the same topics, each user in a phrasing of its own.
-"""
+"""The data set on disk: Parquet shards and their data card."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
-from qanchor.config import Config
 from qanchor.errors import DataError
-from qanchor.events.profiles import Profiles
-from qanchor.useru.cohorts import Interviewer
-from qanchor.useru.phrases import speak, stable_hash
-
-COHORT = 256
-"""Keys that share their topics, about."""
-SHARD = 500_000
-"""Rows of a Parquet file."""
 
 
-def build(
-    config: Config,
-    past: Profiles,
-    future: Profiles,
-    seed: int,
-    progress: Callable[[int], None] | None = None,
-) -> pl.DataFrame:
-    """Questions and answers for every key: user_id, as_of, source, topic, query, answer, cohort.
+class Part(NamedTuple):
+    """What is built and written at a time."""
 
-    `past` and `future` hold the lookback and the prediction windows of the same keys. Rows are grouped by key, in the
-    order of `past`; equal inputs and seeds give equal rows. Of a key's `config.useru.pairs` rows one is D_future
-    (source and topic "future"), two fifths of the others each ask about the future ("future", "future/<concept>") and
-    about the past ("uqa", "concept/<concept>") of concepts, and the rest are habits ("uqa", "habit/<name>"). Of keys
-    without any future event only the share `config.useru.empty_future` (by the key's hash) has a D_future row; their
-    focused futures stay, since "never" is what the other users' answers must be told from. `progress` is told how
-    many more keys are done.
+    pairs: pl.DataFrame
+    """user_id, as_of, source, topic, query, answer, support, cohort."""
+    keys: int
+    refused: Counter[str]
+    """Pairs that the checker could not confirm, by kind of topic and the claim that failed."""
 
-    Raises:
-        DataError: `past` and `future` are not of the same keys and text table, or there are no keys.
+
+def write(parts: Iterable[Part], folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write the pairs as Parquet shards, then `card.json`: `facts` and `card`; it is also returned.
+
+    What was there before is replaced; without a card, nothing is taken for finished.
     """
-    _check(past, future)
-    interviewer = Interviewer(config, past, future, seed)
-    names = [f"{user}|{as_of}" for user, as_of in zip(past.user_ids, past.as_of, strict=True)]
-    order = np.argsort(np.array([stable_hash(name) for name in names], np.uint64), kind="stable")
-    kept = np.array([stable_hash(f"{name}|kept") < config.useru.empty_future * 2**64 for name in names])
-    frames = []
-    for cohort, rows in enumerate(np.array_split(order, max(1, round(len(past) / COHORT)))):
-        for slot, (source, name, topic, some, fields) in enumerate(interviewer.ask(rows, cohort)):
-            number = np.array([stable_hash(f"{names[row]}|{name}") for row in rows], np.uint64)
-            query, answer = speak(topic, number, stable_hash(name), some, fields)
-            frame = pl.DataFrame(
-                {"key": rows, "query": query.tolist(), "answer": answer.tolist()},
-                schema={"key": pl.Int64, "query": pl.String, "answer": pl.String},
-            ).with_columns(
-                pl.lit(slot).alias("slot"),
-                pl.lit(source).alias("source"),
-                pl.lit(name).alias("topic"),
-                pl.lit(cohort).alias("cohort"),
-            )
-            frames.append(frame.filter(some | kept[rows]) if name == "future" else frame)
-        if progress:
-            progress(len(rows))
-    pairs = pl.concat(frames).sort("key", "slot")
-    keys = past.keys()[pairs["key"]]
-    return pl.concat([keys, pairs.select("source", "topic", "query", "answer", "cohort")], how="horizontal")
-
-
-def write(frame: pl.DataFrame, folder: Path) -> dict[str, Any]:
-    """Write the pairs as Parquet shards, and `card.json`, which is also returned; what was there before is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("part-*.parquet"), folder / "card.json"):
+    for old in (folder / "card.json", *folder.glob("part-*.parquet")):
         old.unlink(missing_ok=True)
-    for number, start in enumerate(range(0, max(1, len(frame)), SHARD)):
-        frame.slice(start, SHARD).write_parquet(folder / f"part-{number:04d}.parquet")
-    told = card(frame)
+    refused: Counter[str] = Counter()
+    for number, part in enumerate(parts):
+        part.pairs.write_parquet(folder / f"part-{number:04d}.parquet")
+        refused.update(part.refused)
+    told = facts | card(_scan(folder)) | {"refused": dict(sorted(refused.items()))}
     (folder / "card.json").write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return told
 
 
-def read(folder: Path) -> pl.DataFrame:
-    """The pairs that `write` left in a folder.
+def read(folder: Path, columns: tuple[str, ...] = ()) -> pl.DataFrame:
+    """The pairs that `write` left in a folder, all columns or some.
 
     Raises:
         DataError: there is no card, so that no write was ever finished there.
     """
+    return scan(folder).select(columns or "*").collect()
+
+
+def scan(folder: Path) -> pl.LazyFrame:
+    """Like `read`, without reading yet. Raises DataError likewise."""
     if not (folder / "card.json").exists():
         raise DataError(f"no finished UserU data set in {folder} (card.json is missing): build it with `qanchor useru`")
-    return pl.concat([pl.read_parquet(part) for part in sorted(folder.glob("part-*.parquet"))])
+    return _scan(folder)
 
 
-def card(frame: pl.DataFrame) -> dict[str, Any]:
-    """The data card: pairs, keys, cohorts, lengths; by kind of topic also how far the answers tell users apart.
+def _scan(folder: Path) -> pl.LazyFrame:
+    return pl.concat([pl.scan_parquet(part) for part in sorted(folder.glob("part-*.parquet"))])
 
-    A kind is `source` and the topic without its last part ("future", "future/...", "concept/...", "habit/activity").
-    `distinct` is the share of different answers among a topic's answers in one cohort, averaged over them by size;
-    `commonest` the share of answers that only repeat the most common one of their topic and cohort.
+
+def card(pairs: pl.LazyFrame) -> dict[str, Any]:
+    """What the pairs are: numbers, lengths, topics, duplicates, and how far the answers tell users apart.
+
+    By kind of topic ("future", "future/...", "concept/...", "life/...", "habit/activity") and, for the pool's topics,
+    one by one: `distinct` is the share of different answers among those to one question (of one cohort, where a cohort
+    is asked alike), averaged by size; `commonest` the share of answers that only repeat the most common one of them.
+    `duplicates` is the share of rows whose question and answer both stood in an earlier row.
     """
-    kind = pl.when(pl.col("topic").str.contains("^(future|concept)/")).then(
-        pl.col("topic").str.extract("^([^/]+/)") + "..."
-    )
     groups = (
-        frame.with_columns(kind=kind.otherwise(pl.col("topic")))
+        pairs.with_columns(kind=pl.col("topic").str.replace("^(future|concept|life)/.*", "${1}/..."))
         .group_by("source", "kind", "topic", "cohort")
         .agg(
             pairs=pl.len(),
@@ -116,27 +78,28 @@ def card(frame: pl.DataFrame) -> dict[str, Any]:
             query_words=_words("query").sum(),
             answer_words=_words("answer").sum(),
         )
+        .collect()
     )
-    kinds = (
-        groups.group_by("source", "kind")
-        .agg(pl.col("topic").n_unique().alias("topics"), pl.col("pairs").sum(), *map(_share, SHARES))
-        .sort("source", "kind")
+    kinds = groups.group_by("source", "kind").agg(pl.col("topic").n_unique().alias("topics"), *SHARES)
+    life = groups.filter(pl.col("kind") == "life/...").group_by("topic").agg(SHARES)
+    whole = pairs.select(
+        pairs=pl.len(),
+        keys=pl.struct("user_id", "as_of").n_unique(),
+        cohorts=pl.col("cohort").n_unique(),
+        topics=pl.col("topic").n_unique(),
+        distinct_answers=pl.col("answer").n_unique(),
+        duplicates=(1 - pl.struct("query", "answer").n_unique() / pl.len()).round(3),
+    )
+    lengths = pairs.select(
+        pl.concat_list(_words(column).quantile(q) for q in (0.0, 0.5, 0.95, 1.0)).alias(f"{column}_words")
+        for column in ("query", "answer")
     )
     return {
-        "pairs": len(frame),
-        "keys": frame.select("user_id", "as_of").n_unique(),
-        "cohorts": frame["cohort"].n_unique(),
-        "topics": frame["topic"].n_unique(),
-        "distinct_answers": frame["answer"].n_unique(),
-        "kinds": kinds.to_dicts(),
+        **whole.collect().to_dicts()[0],
+        "lengths": {"quantiles": ["0", ".5", ".95", "1"], **lengths.collect().to_dicts()[0]},
+        "kinds": kinds.sort("source", "kind").to_dicts(),
+        "pool": life.sort("pairs", "topic", descending=[True, False]).to_dicts(),
     }
-
-
-SHARES = ("distinct", "commonest", "query_words", "answer_words")
-
-
-def _share(column: str) -> pl.Expr:
-    return (pl.col(column).sum() / pl.col("pairs").sum()).round(3)
 
 
 def _words(column: str) -> pl.Expr:
@@ -144,17 +107,10 @@ def _words(column: str) -> pl.Expr:
     return pl.col(column).str.count_matches(r"[\u{4e00}-\u{9fff}]|[^\s\u{4e00}-\u{9fff}]+")
 
 
-def _check(past: Profiles, future: Profiles) -> None:
-    if not len(past):
-        raise DataError("no keys to build UserU for: ask for at least one (user_id, as_of)")
-    same = len(past) == len(future) and (past.user_ids == future.user_ids).all() and (past.as_of == future.as_of).all()
-    if not same:
-        raise DataError(
-            f"lookback windows of {len(past)} keys and prediction windows of {len(future)} keys do not match: "
-            "read both with the same keys in the same order"
-        )
-    if past.texts is not future.texts and not np.array_equal(past.texts.ids, future.texts.ids):
-        raise DataError(
-            f"lookback and prediction windows have text tables of {len(past.texts)} and {len(future.texts)} texts: "
-            "read both from one store"
-        )
+SHARES = (
+    pl.col("pairs").sum(),
+    *(
+        (pl.col(column).sum() / pl.col("pairs").sum()).round(3)
+        for column in ("distinct", "commonest", "query_words", "answer_words")
+    ),
+)

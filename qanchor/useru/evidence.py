@@ -86,6 +86,13 @@ class Evidence:
             timed=self.timed[mask],
         )
 
+    def take(self, users: Ints) -> Evidence:
+        """The events of some users, ascending, who are then users 0, 1, 2..."""
+        place = np.full(self.users, -1)
+        place[users] = np.arange(len(users))
+        part = self.where(place[self.owner] >= 0)
+        return replace(part, start=self.start[users], owner=place[part.owner])
+
     def last(self, days: int) -> Evidence:
         """The events of the window's last `days` days, and a window of that length."""
         if days == self.days:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qanchor.events.profiles import DAY
-from qanchor.useru.evidence import Bools, Evidence, Ints, value_band
+from qanchor.useru.evidence import UNKNOWN, Bools, Evidence, Ints, value_band
 from qanchor.useru.facts import week_side
 from qanchor.useru.phrases import Fields, Voice, Words, choose, say
 
@@ -64,7 +64,8 @@ def spending(events: Evidence, voice: Voice) -> tuple[Bools, Fields]:
     total = priced.sums(np.zeros(len(priced.owner), np.int64), 1)[:, 0]
     largest = np.full(events.users, -np.inf)
     np.maximum.at(largest, priced.owner, priced.value)
-    by_kind = priced.sums(voice.kind[priced.text], len(voice.kinds))
+    kind = voice.kind[priced.text]
+    by_kind = np.where(priced.tally(kind, len(voice.kinds)) > 0, priced.sums(kind, len(voice.kinds)), -np.inf)
     return count > 0, {
         "typical": say(voice.bands, value_band(total / np.maximum(count, 1))),
         "largest": say(voice.bands, value_band(largest)),
@@ -150,13 +151,17 @@ def month(events: Evidence, voice: Voice) -> tuple[Bools, Fields]:
 
 
 def change(events: Evidence, voice: Voice) -> tuple[Bools, Fields]:
-    """The category that gained and the one that lost most events (3 or more) from the older to the newer half."""
+    """The category that gained and the one that lost most events (3 or more) from the older to the newer half.
+
+    Told from four events on, as the trend is.
+    """
     middle = events.start + events.days * DAY // 2
     kind = voice.kind[events.text]
     newer = events.time >= middle[events.owner]
     shift = events.where(newer).tally(kind[newer], len(voice.kinds))
     shift -= events.where(~newer).tally(kind[~newer], len(voice.kinds))
-    up, down = shift.max(1) >= 3, shift.min(1) <= -3
+    told = events.trend() > UNKNOWN
+    up, down = told & (shift.max(1) >= 3), told & (shift.min(1) <= -3)
     return up | down, {
         "change": choose(
             voice.phrases.change,
@@ -175,10 +180,10 @@ def profile(events: Evidence, voice: Voice) -> tuple[Bools, Fields]:
     np.maximum.at(newest, events.owner, events.time)
     last = events.where(events.time == newest[events.owner])
     number = say(voice.bands, np.where(np.isnan(last.value), -1, value_band(np.nan_to_num(last.value))), " ")
-    lists: list[list[str]] = [[] for _ in range(events.users)]
+    items: list[dict[str, None]] = [{} for _ in range(events.users)]  # two rows of one time may say the same
     for user, item in zip(last.owner.tolist(), voice.texts[last.text] + number, strict=True):
-        lists[user].append(item)
-    return events.count() > 0, {"items": np.array([*map(voice.phrases.semicolon.join, lists), ""], object)[:-1]}
+        items[user][item] = None
+    return events.count() > 0, {"items": np.array([*map(voice.phrases.semicolon.join, items), ""], object)[:-1]}
 
 
 GENERAL: dict[str, Habit] = {

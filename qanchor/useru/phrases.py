@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from qanchor.events.profiles import Texts
 from qanchor.useru.evidence import VALUE_EDGES, Bools, Evidence, Ints
@@ -28,6 +29,8 @@ Fields = dict[str, Words | str]
 WORD, HAN = re.compile(r"[^\W\u4e00-\u9fff]+"), re.compile(r"[\u4e00-\u9fff]")
 LONGEST = 8
 """Words of a text that an answer repeats; two Chinese characters count as one word."""
+SUPPORT = 3
+"""Texts that are told as an answer's support."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ class Voice:
     """A language together with the names of the things that it speaks of."""
 
     phrases: Phrases
+    table: pl.Series
+    """[T] texts as they are."""
     texts: Words
     """[T + 1] as answers repeat them: at most `LONGEST` words; the last is empty, for row -1."""
     length: Ints
@@ -149,6 +154,7 @@ class Voice:
         first: dict[str, int] = {}
         return cls(
             phrases,
+            pl.Series(texts.text, dtype=pl.String),
             np.array([*shown, ""], object),
             np.array([_length(text) for text in shown], np.int64),
             np.array([first.setdefault(text, row) for row, text in enumerate(shown)], np.int64),
@@ -164,6 +170,16 @@ class Voice:
         """Labels of `evidence.value_band`."""
         edges = [f"{edge:.0f}" for edge in VALUE_EDGES]
         return (self.phrases.below_zero, *map("-".join, pairwise(edges)), f"{edges[-1]}+")
+
+    def support(self, events: Evidence) -> pl.Series:
+        """[B] the up to three most frequent texts of the events, as they are, each with how often: "3 x Latte"."""
+        top_BK, count_BK = events.top(self.same[events.text], SUPPORT)
+        has_BK = top_BK >= 0
+        told = pl.Series(count_BK[has_BK]).cast(pl.String) + " x " + self.table.gather(top_BK[has_BK])
+        places = pl.Series(np.repeat(np.arange(events.users), has_BK.sum(1)))
+        lists = pl.DataFrame({"user": places, "told": told}).group_by("user", maintain_order=True).agg("told")
+        everyone = pl.DataFrame({"user": pl.arange(0, events.users, eager=True)})
+        return everyone.join(lists, on="user", how="left", maintain_order="left")["told"].fill_null([])
 
     def naming(self, events: Evidence) -> Words:
         """[B] the one or two most frequent texts: one text (once, or always the same), one that is the most of them,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import useru_slow_reading as slow
-from useru_world import AS_OF, World, simulate
+from useru_world import AS_OF, World, build, simulate
 
 from qanchor.events.profiles import DAY
-from qanchor.useru import dataset
+from qanchor.useru import survey
 from qanchor.useru.english import ENGLISH
 from qanchor.useru.future import DISCOUNT, LENGTH
 from qanchor.useru.phrases import Topic
@@ -23,9 +23,9 @@ Row = dict[str, Any]
 def asked(request: pytest.FixtureRequest) -> Iterator[tuple[World, list[Row]]]:
     """Sixty users in cohorts of four, so that many topics are drawn; half of the empty futures are told."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "COHORT", 4)
-        world = simulate(60, 10 + request.param, pairs=30, empty_future=0.5)
-        yield world, dataset.build(world.config, world.past, world.future, request.param).to_dicts()
+        patch.setattr(survey, "COHORT", 4)
+        world = simulate(60, 10 + request.param, future=13, shared=17, empty_future=0.5)
+        yield world, build(world.config, world.past, world.future, request.param).to_dicts()
 
 
 def possible(topic: Topic, some: bool, fields: dict[str, str]) -> set[str]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from useru_world import AS_OF, World, profiles, settings, simulate
+from useru_world import AS_OF, World, build, profiles, settings, simulate
 
 from qanchor.config import Config, parse
 from qanchor.events.profiles import DAY, Profiles, Texts
 from qanchor.useru import dataset
-from qanchor.useru.cohorts import Interviewer, Slots
+from qanchor.useru.cohorts import Interviewer
 
 
 def changed(config: Config, **sections: Any) -> Config:
@@ -46,7 +46,7 @@ def snapshots() -> tuple[World, pl.DataFrame]:
         profiles(past, table, modalities, [AS_OF] * 40),
         profiles([events(user, 0) for user in range(40)], table, modalities, [AS_OF] * 40),
     )
-    frames = [dataset.build(world.config, world.past, world.future, seed) for seed in range(6)]
+    frames = [build(world.config, world.past, world.future, seed) for seed in range(6)]
     return world, pl.concat(frames)
 
 
@@ -103,10 +103,10 @@ def kept(past: Profiles, keep: np.ndarray) -> Profiles:
 
 
 def test_logs_of_dates_are_not_asked_for_the_time_of_day(world: World) -> None:
-    config = changed(world.config, useru={"pairs": 200})
+    config = changed(world.config, useru={"shared": 120})
     past, future = (dataclasses.replace(side, time=side.time // DAY * DAY) for side in (world.past, world.future))
     for told, side in ((True, world.past), (False, past)):
-        pairs = dataset.build(config, side, future, 0)
+        pairs = build(config, side, future, 0)
         assert ("habit/day" in set(pairs["topic"])) == told
         assert pairs["answer"].str.contains("at night|in the morning|in the afternoon|in the evening").any() == told
 
@@ -114,7 +114,7 @@ def test_logs_of_dates_are_not_asked_for_the_time_of_day(world: World) -> None:
 def test_no_modality_is_asked_for_amounts_that_it_has_not(world: World) -> None:
     bill = world.past.modality == world.past.modalities.index("bill")
     past = dataclasses.replace(world.past, value=np.where(bill, world.past.value, np.nan).astype(np.float32))
-    pairs = dataset.build(changed(world.config, useru={"pairs": 200}), past, world.future, 0)
+    pairs = build(changed(world.config, useru={"shared": 120}), past, world.future, 0)
     assert {topic for topic in pairs["topic"] if "spending" in topic} == {"habit/spending/bill"}
 
 
@@ -131,17 +131,12 @@ def test_about_half_of_the_users_have_something_to_tell(world: World) -> None:
         assert min(shares) < 0.2  # rare concepts stay in the mix
 
 
-@pytest.mark.parametrize(("pairs", "slots"), [(16, (6, 6, 3)), (10, (4, 4, 1)), (2, (0, 0, 1)), (1, (0, 0, 0))])
-def test_slots_add_up(pairs: int, slots: tuple[int, int, int]) -> None:
-    assert Slots.of(pairs) == Slots(*slots)
-
-
 def test_a_key_gets_the_same_words_in_any_company() -> None:
     """Wordings go by the key's hash: a user asked the same in two data sets is asked in the same words."""
     world = simulate(300, 5)
     half = np.arange(150)
-    both = dataset.build(world.config, world.past, world.future, 0)
-    some = dataset.build(world.config, world.past.take(half), world.future.take(half), 0)
+    both = build(world.config, world.past, world.future, 0)
+    some = build(world.config, world.past.take(half), world.future.take(half), 0)
     same = both.join(some, on=["user_id", "as_of", "topic"], suffix="_some")
     assert len(same) > 150
     assert same["query"].equals(same["query_some"].alias("query"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -15,7 +16,14 @@ from qanchor.useru.evidence import Evidence
 
 
 def mined(world: World, seed: int = 0) -> list[concepts.Concept]:
-    return concepts.mine(evidence(world.past), world.past.texts, WORDS.either, np.random.default_rng(seed))
+    return found_in(evidence(world.past), world.past.texts, WORDS.either, np.random.default_rng(seed))
+
+
+def found_in(
+    events: Evidence, texts: Texts, join: Callable[[Sequence[str]], str], rng: np.random.Generator
+) -> list[concepts.Concept]:
+    singles = concepts.mine(events, texts, concepts.spoken(texts))
+    return singles + concepts.unite(singles, events, texts, join, rng)
 
 
 def evidence(past: Profiles) -> Evidence:
@@ -58,7 +66,7 @@ def test_the_limits_of_user_frequency() -> None:
         return [(AS_OF - DAY, "note", category, text, 1.0) for share, category, text in rows if user < share]
 
     past = profiles([say(user) for user in range(1000)], table, ("note",), [AS_OF] * 1000)
-    found = concepts.mine(evidence(past), table, WORDS.either, np.random.default_rng(0))
+    found = found_in(evidence(past), table, WORDS.either, np.random.default_rng(0))
     assert {c.name for c in found if " or " not in c.name} == {"sixes", "common", "habit"}
 
 
@@ -70,7 +78,7 @@ def test_a_name_is_a_form_that_was_seen() -> None:
         [(AS_OF - DAY, "note", "note", "tulip soup" if user % 2 else "bread", 1.0)] for user in range(40)
     ]
     past = profiles(events, table, ("note",), [AS_OF] * 40)
-    found = concepts.mine(evidence(past), table, WORDS.either, np.random.default_rng(0))
+    found = found_in(evidence(past), table, WORDS.either, np.random.default_rng(0))
     rows = {concept.name: concept.rows.tolist() for concept in found if " or " not in concept.name}
     assert rows == {"tulip": [0, 1, 2], "soup": [0], "bread": [3]}
 
@@ -115,7 +123,7 @@ def test_related_concepts_are_united_more_often_than_others() -> None:
         return [(AS_OF - int(rng.integers(1, 80)) * DAY, "note", "note", word, 1.0) for word in couples[couple]]
 
     past = profiles([events(n % 5) for n in range(200)], table, ("note",), [AS_OF] * 200)
-    unions = [c.name for c in concepts.mine(evidence(past), past.texts, WORDS.either, rng) if " or " in c.name]
+    unions = [c.name for c in found_in(evidence(past), past.texts, WORDS.either, rng) if " or " in c.name]
     together = sum(any(a in name and b in name for a, b in couples) for name in unions)
     assert together > len(unions) / 2  # one in nine by chance
 
@@ -131,7 +139,7 @@ def test_what_users_come_back_to_goes_before_what_anyone_says() -> None:
 
     events = [[(AS_OF - DAY, "note", "note", word, 1.0) for word in say(user)] for user in range(400)]
     past = profiles(events, table, ("note",), [AS_OF] * 400)
-    names = [c.name for c in concepts.mine(evidence(past), past.texts, WORDS.either, rng)]
+    names = [c.name for c in found_in(evidence(past), past.texts, WORDS.either, rng)]
     assert names.index("chess") < names.index("weather")
 
 
@@ -152,7 +160,7 @@ def test_words_of_chinese_are_runs_and_their_pieces() -> None:
 
 def test_chinese_concepts_match_inside_longer_texts() -> None:
     world = simulate(300, 1, "zh")
-    found = concepts.mine(evidence(world.past), world.past.texts, CHINESE.either, np.random.default_rng(0))
+    found = found_in(evidence(world.past), world.past.texts, CHINESE.either, np.random.default_rng(0))
     coffee = next(concept for concept in found if concept.name == "咖啡")
     matched = [world.past.texts.text[row] for row in coffee.rows]
     assert sorted(matched) == sorted(["拿铁咖啡", "美式咖啡馆", "手冲咖啡豆"])

@@ -231,7 +231,7 @@ def general(habit: str, events: list[Event], end: int, days: int, words: Phrases
             shift[e[2]] += 1 if e[0] >= end - days * DAY / 2 else -1
         order = sorted(shift)
         up, down = (max(order, key=lambda n: shift[n]), min(order, key=lambda n: shift[n])) if order else ("", "")
-        grows, falls = bool(order) and shift[up] >= 3, bool(order) and shift[down] <= -3
+        grows, falls = count >= 4 and shift[up] >= 3, count >= 4 and shift[down] <= -3
         number = 2 if grows and falls else 0 if grows else 1
         change = words.change[number].format(more=up, less=down) if grows or falls else ""
         return grows or falls, fields | {"change": change, "half": str(days // 2), "trend": moves}

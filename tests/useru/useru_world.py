@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 from qanchor.config import Config, parse
 from qanchor.events.profiles import DAY, Profiles, Texts
+from qanchor.useru.survey import Survey
 
 AS_OF = int(dt.datetime(2024, 4, 1, tzinfo=dt.UTC).timestamp())
 Event = tuple[int, str, str, str, float]
@@ -65,7 +67,13 @@ def profiles(users: list[list[Event]], table: Texts, modalities: tuple[str, ...]
     )
 
 
-def settings(modalities: tuple[str, ...], language: str = "en", pairs: int = 16, **useru: float) -> Config:
+def build(config: Config, past: Profiles, future: Profiles, seed: int) -> pl.DataFrame:
+    """All pairs of a survey."""
+    survey = Survey(config, past, future, seed)
+    return pl.concat([survey.part(number).pairs for number in range(survey.parts)])
+
+
+def settings(modalities: tuple[str, ...], language: str = "en", **useru: float) -> Config:
     value = "amount" if language == "en" else "金额"
     source = {"path": "x.csv", "user": "u", "time": "t", "text": "{x}", "value": value}
     day = {"train": [dt.date(2024, 4, 1)], "validation": [dt.date(2024, 4, 1)], "test": [dt.date(2024, 5, 1)]}
@@ -73,7 +81,7 @@ def settings(modalities: tuple[str, ...], language: str = "en", pairs: int = 16,
         "name": "world",
         "sources": [{**source, "modality": modality} for modality in modalities],
         "windows": day,
-        "useru": {"language": language, "pairs": pairs, **useru},
+        "useru": {"language": language, **useru},
     }
     return parse(data, Path())
 

@@ -1,0 +1,229 @@
+"""What makes pretraining better: `python benchmarks/levers.py RUN` trains once a lever and prints a table.
+
+Judged by linear probes on validation users only: fitted on training users, the penalty chosen on one half of the
+validation users, the score taken on the other, and the other way round. `own` is the probe on the embeddings of the
+scenario's query, `swapped` on those of another scenario's. RUN is a run folder with raw/ and store/ (`qanchor demo`
+makes one). Finished levers are kept in the JSON and not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from qanchor import config
+from qanchor.baselines.counts import Counts
+from qanchor.evaluation.probe import Probe
+from qanchor.inference.engine import QAnchor
+from qanchor.pipeline import Project
+from qanchor.stages import Stages
+from qanchor.useru import dataset, future
+from qanchor.useru.future import Items
+from qanchor.useru.phrases import stable_hash
+
+LEVERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "another seed": {"training.seed": 1},
+    "no own topics": {"useru.uqa": 0},
+    "no shared topics": {"useru.shared": 0},
+    "D_future alone": {"only": "source == 'future'"},
+    "D_uqa alone": {"only": "source == 'uqa'"},
+    "summary alone, representative": {"only": "topic == 'future'"},
+    "summary alone, top-k": {"only": "topic == 'future'", "select": "top_k"},
+    "summary alone, random": {"only": "topic == 'future'", "select": "random_subset"},
+    "align only": {"training.pretrain.steps": 0},
+    "open 200 steps": {"training.pretrain.steps": 200},
+    "tau .05": {"training.pretrain.temperature": 0.05},
+    "tau .1": {"training.pretrain.temperature": 0.1},
+    "tau .2": {"training.pretrain.temperature": 0.2},
+    "NTP 0": {"training.pretrain.ntp": 0.0},
+    "NTP .3": {"training.pretrain.ntp": 0.3},
+    "mask none": {"training.pretrain.mask": "none"},
+    "mask demo": {"training.pretrain.mask": "demo"},
+    "mask from the start": {"training.pretrain.mask_after": 0.0},
+    "batch 128": {"training.pretrain.batch": 128},
+    "batch 32": {"training.pretrain.batch": 32},
+    "align 1,000 steps": {"training.pretrain.align_steps": 1000},
+    "hidden 384": {"model.hidden": 384},
+    "2 layers": {"model.layers": 2},
+    "constant <USER_EMB>": {"model.anchor": "constant", "training.pretrain.steps": 440},
+}
+"""Name -> settings that differ from the defaults; `only` keeps some of UserU (SQL), `select` is another objective for
+the summary of the future."""
+
+
+def top_k(every: Items, action: Any) -> Items:
+    """The most frequent items, whatever they are."""
+    order = np.lexsort((every.text, -every.times, every.owner))
+    return every.of(order[_rank(every.owner[order]) < future.ITEMS])
+
+
+def random_subset(every: Items, action: Any) -> Items:
+    """Any items."""
+    order = np.lexsort((np.random.default_rng(0).random(len(every.owner)), every.owner))
+    return every.of(order[_rank(every.owner[order]) < future.ITEMS])
+
+
+def _rank(owner: Any) -> Any:
+    return np.arange(len(owner)) - np.searchsorted(owner, owner)
+
+
+SELECT = {"representatives": future.representatives, "top_k": top_k, "random_subset": random_subset}
+
+
+def changed(base: config.Config, settings: dict[str, Any]) -> config.Config:
+    data = base.model_dump(mode="json")
+    for path, value in settings.items():
+        if path in ("only", "select"):
+            continue
+        *sections, key = path.split(".")
+        at = data
+        for section in sections:
+            at = at[section]
+        at[key] = value
+    return config.parse(data, base.root)
+
+
+class Bench:
+    """One data set's training and validation users, judged alike for every lever."""
+
+    def __init__(self, run: Path, limit: int) -> None:
+        self.run = run
+        self.base = config.load(run / "raw" / "qanchor.yaml")
+        project = Project(self.base, Stages(run, Console(stderr=True)))
+        rng = np.random.default_rng(0)
+        training, validation = project.rows("train"), project.rows("validation")
+        self.rows = np.sort(np.concatenate([rng.permutation(training)[:limit], rng.permutation(validation)[:limit]]))
+        self.past = project.past.take(self.rows)
+        self.validation = np.isin(self.rows, validation)
+        self.users = self.past.user_ids.astype(str)
+        half = np.array([hash_half(user) for user in self.users])
+        self.splits = [np.where(~self.validation, "train", np.where(half == h, "validation", "test")) for h in (0, 1)]
+        labels = {name: label[self.rows] for name, label in project.labels.items()}
+        self.labels = {name: label for name, label in labels.items() if self._both_classes(label)}
+        hand_made = Counts().fit(self.past.take(np.flatnonzero(~self.validation))).transform(self.past)
+        self.counts = self._probe(dict.fromkeys(self.labels, hand_made))
+
+    def _both_classes(self, label: npt.NDArray[np.float32]) -> bool:
+        return all(len(np.unique(label[(s == "test") & np.isfinite(label)])) == 2 for s in self.splits)
+
+    def _probe(self, features: dict[str, Any]) -> dict[str, list[float]]:
+        """scenario -> [AUC, KS], the mean of the two halves."""
+        probes: dict[tuple[int, int], Probe] = {}
+        out: dict[str, list[float]] = {}
+        for name, label in self.labels.items():
+            scores = []
+            for h, split in enumerate(self.splits):
+                key = (id(features[name]), h)
+                probes[key] = probes.get(key) or Probe(features[name], split, self.users)
+                score = probes[key].score(label, ())
+                scores.append([score.auc, score.ks])
+            out[name] = np.mean(scores, 0).round(4).tolist()
+        return out
+
+    def measure(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Survey, pretrain, embed, probe."""
+        folder = self.run / "lever"
+        project = Project(changed(self.base, settings), Stages(folder, Console(stderr=True)))
+        if not (folder / "store").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "store").symlink_to((self.run / "store").resolve())
+        start = time.perf_counter()
+        future.representatives = SELECT[settings.get("select", "representatives")]
+        project._useru()
+        for part in (folder / "useru").glob("part-*.parquet") if "only" in settings else ():
+            pl.read_parquet(part).sql(f"SELECT * FROM self WHERE {settings['only']}").write_parquet(part)
+        surveyed = time.perf_counter()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        project._pretrain("lever")
+        trained = time.perf_counter()
+        model = QAnchor.from_pretrained(folder / "model")
+        names = list(self.labels)
+        embedding_NGO = model.embed(self.past, (), [self.base.scenarios[name].query for name in names])
+        own = self._probe({name: embedding_NGO[:, g] for g, name in enumerate(names)})
+        swapped = self._probe({name: embedding_NGO[:, (g + 1) % len(names)] for g, name in enumerate(names)})
+        return {
+            "own": own,
+            "swapped": swapped,
+            "recall@10": self._retrieval(model, folder),
+            "seconds": {"useru": round(surveyed - start), "pretrain": round(trained - surveyed)},
+        }
+
+    def _retrieval(self, model: QAnchor, folder: Path) -> float:
+        """Share of validation users whose own summary of the future is among the 10 nearest to their embedding."""
+        pairs = dataset.read(folder / "useru").filter(pl.col("topic") == "future")
+        keys = self.past.keys().with_row_index("row").filter(pl.Series(self.validation))
+        asked = pairs.join(keys, on=["user_id", "as_of"]).sort("row").head(1_000)
+        if asked.is_empty():
+            return float("nan")
+        rows = asked["row"].to_numpy().astype(np.int64)
+        user_NO = model.embed(self.past.take(rows), (), [asked["query"][0]])[:, 0]
+        texts, place = np.unique(asked["answer"].to_numpy(), return_inverse=True)
+        answers = model.towers.tokens([str(text) for text in texts], "right")
+        with torch.inference_mode():
+            answer_AO = model.towers.answer(answers, torch.arange(len(texts))[:, None])[:, 0].float().numpy()
+        nearest = np.argsort(-(user_NO @ answer_AO.T), axis=1, kind="stable")[:, :10]
+        return float((nearest == place[:, None]).any(1).mean())
+
+
+def hash_half(user: str) -> int:
+    return stable_hash(f"{user}|half") % 2
+
+
+def averages(scores: dict[str, list[float]]) -> list[float]:
+    mean: list[float] = np.mean(list(scores.values()), 0).tolist()
+    return mean
+
+
+def table(found: dict[str, Any], counts: dict[str, list[float]]) -> Iterator[tuple[str, ...]]:
+    yield "counts", *(f"{value:.4f}" for value in averages(counts)), "", "", ""
+    for name, result in found.items():
+        own, swapped = averages(result["own"]), averages(result["swapped"])
+        seconds = f"{result['seconds']['pretrain']}"
+        yield (
+            name,
+            *(f"{value:.4f}" for value in own),
+            f"{own[0] - swapped[0]:+.4f}",
+            f"{result['recall@10']:.3f}",
+            seconds,
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--only", nargs="*", help="levers by name; left out, all")
+    parser.add_argument("--limit", type=int, default=4_000, help="at most so many training and validation rows each")
+    arguments = parser.parse_args()
+    results = Path(__file__).parent / "results" / f"levers-{arguments.run.name}.json"
+    kept = json.loads(results.read_text()) if results.exists() else {}
+    bench = Bench(arguments.run, arguments.limit)
+    kept["counts"] = bench.counts
+    for lever in arguments.only or LEVERS:
+        if lever not in kept.setdefault("levers", {}):
+            kept["levers"][lever] = bench.measure(LEVERS[lever]) | {"settings": LEVERS[lever]}
+            results.write_text(json.dumps(kept, indent=1) + "\n")
+    shown = Table(
+        "lever",
+        "AUC",
+        "KS",
+        "own - swapped AUC",
+        "recall@10",
+        "pretrain s",
+        title=f"validation users of {arguments.run.name}",
+    )
+    for row in table(kept["levers"], kept["counts"]):
+        shown.add_row(*row)
+    Console().print(shown)

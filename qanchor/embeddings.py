@@ -1,0 +1,45 @@
+"""Embeddings on disk: `user_id, as_of, scenario, embedding` in Parquet.
+
+Shapes: N users, G scenarios, O dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def write(
+    path: Path, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NGO: npt.NDArray[np.float32]
+) -> None:
+    """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically."""
+    users, count, width = embedding_NGO.shape
+    flat = pa.array(np.ascontiguousarray(embedding_NGO.transpose(1, 0, 2)).reshape(-1))
+    table = pa.table(
+        {
+            "user_id": pa.concat_arrays([keys["user_id"].to_arrow().cast(pa.string())] * count),
+            "as_of": pa.concat_arrays([keys["as_of"].to_arrow()] * count),
+            "scenario": pa.DictionaryArray.from_arrays(
+                np.repeat(np.arange(count, dtype=np.int32), users), list(scenarios)
+            ),
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".tmp")
+    pq.write_table(table, fresh, compression="zstd")
+    fresh.replace(path)
+
+
+def read(path: Path, scenario: str) -> npt.NDArray[np.float32]:
+    """[N, O] of one scenario, rows as they were written."""
+    table = pq.read_table(path, filters=[("scenario", "=", scenario)], columns=["embedding"])
+    column = table["embedding"].combine_chunks()
+    flat: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), -1)
+    return flat
