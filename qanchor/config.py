@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qanchor.errors import ConfigError
+from qanchor.recipes import RECIPES, over
 
 
 class Section(BaseModel):
@@ -149,12 +152,70 @@ class Scenario(Section):
         return self
 
 
+class LLM(Section):
+    """A server that speaks the OpenAI API (vLLM, Ollama, a vendor's) and writes D_uqa; see docs/useru-llm.md."""
+
+    base_url: str
+    """`http://localhost:8000/v1`, `https://api.openai.com/v1`; the key comes from the environment, never from here."""
+    model: str
+    """The model's name as the server knows it."""
+    key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; it may be unset for a server that asks for none."""
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 64
+    """Users in flight, each with one request at a time."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60
+    """Seconds until a whole reply must be there."""
+    max_retries: Annotated[int, Field(ge=0, le=20)] = 5
+    """A request is asked again at most so many times, whatever was wrong with its reply."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    max_lines: Annotated[int, Field(ge=1)] = 60
+    """A profile is sent as at most so many lines, one a distinct text."""
+    redact: tuple[str, ...] = ()
+    """Regular expressions (Python syntax); what they match in a text is blotted out before it is sent."""
+    price_in: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million prompt tokens, in the currency of `budget`."""
+    price_out: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million completion tokens."""
+    budget: Annotated[float, Field(gt=0)] | None = None
+    """All runs over one journal together never cost more than this; needs prices."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        address = urlsplit(url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError(f"got {url!r}, expected an address such as http://localhost:8000/v1")
+        if address.username or address.password:
+            raise ValueError("holds a user name or password: put the key into the variable that `key_env` names")
+        return url
+
+    @field_validator("redact")
+    @classmethod
+    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                empty = re.search(pattern, "")
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+            if empty:
+                raise ValueError(f"{pattern!r} matches the empty text: write what must be there (+ instead of *)")
+        return patterns
+
+
 class UserU(Section):
     """What the model is pretrained on (section 3.1)."""
 
     language: Literal["en", "zh"] = "en"
-    pairs: Annotated[int, Field(ge=1)] = 16
-    """Question-answer pairs per (user, as_of), D_future's included."""
+    topics: str | None = None
+    """A JSON file of topics, relative to the YAML; left out, the package's 72."""
+    llm: LLM | None = None
+    """Who writes D_uqa; left out, the package's own phrases over computed facts."""
+    future: Annotated[int, Field(ge=1)] = 7
+    """Pairs of D_future per (user, as_of): the summary, and futures of single concepts."""
+    uqa: Annotated[int, Field(ge=0)] = 10
+    """Pairs of D_uqa per (user, as_of): the topics with the strongest evidence in the user's profile."""
+    shared: Annotated[int, Field(ge=0)] = 9
+    """Further pairs of D_uqa, on topics that a whole cohort is asked, whatever a user's own evidence."""
     empty_future: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of users with an empty prediction window that are kept in D_future."""
 
@@ -168,9 +229,15 @@ class Model(Section):
     """Which backbone reads the prefix, and how wide the house is."""
 
     backbone: str = "embedded"
-    """`embedded` (small, trained whole, no download), or a Hugging Face decoder by name or folder (with LoRA)."""
+    """`embedded` (small, trained whole, no download), or a Hugging Face decoder by name or folder."""
+    first_layers: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many layers of a pretrained backbone: the start of a small body."""
+    lora: Lora | None = Lora()
+    """LoRA on all linear projections of a pretrained backbone; `null` trains it whole."""
     text_encoder: str = "embedded"
-    """`embedded` (character n-gram hashing), or a Hugging Face sentence encoder by name or folder (frozen)."""
+    """`embedded` (character n-gram hashing), or a Hugging Face sentence encoder by name or folder."""
+    text_lora: Lora | None = None
+    """LoRA on all linear projections of a pretrained text encoder; left out, it is frozen."""
     dim: Annotated[int, Field(ge=8)] = 128
     prompt_tokens: Annotated[int, Field(ge=1)] = 6
     anchor: Literal["auto", "attention", "constant"] = "auto"
@@ -179,7 +246,6 @@ class Model(Section):
     hidden: Annotated[int, Field(ge=32)] = 256
     layers: Annotated[int, Field(ge=1)] = 1
     """`hidden` and `layers` size the embedded backbone only."""
-    lora: Lora = Lora()
 
 
 class Pretrain(Section):
@@ -198,17 +264,29 @@ class Pretrain(Section):
     """Eq. 5's mask, the four masks of the authors' demo, or none."""
     mask_after: Annotated[float, Field(ge=0, le=1)] = 0.3
     """The mask is switched on after this share of the steps."""
+    mixed: bool = False
+    """Each user of a batch is asked questions of its own (the paper's way), instead of all users the same ones."""
+    other_query: bool = False
+    """The same user's embeddings for the batch's other queries are negatives of the user-user term, too."""
     ntp: Annotated[float, Field(ge=0)] = 1.0
     """Weight of next-token prediction (Eq. 6)."""
+    chunk: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of a forward pass (padding included): memory goes with it, and not with the batch (gradient caching; the
+    result is the same). Left out, a batch is one pass."""
+    checkpointing: bool = False
+    """Keep only the layers' inputs for the backward pass and compute the rest again: less memory, a third more time."""
     validate_every: Annotated[int, Field(ge=1)] = 100
 
 
 class Tune(Section):
     steps: Annotated[int, Field(ge=1)] = 500
     batch: Annotated[int, Field(ge=2)] = 16
+    """Users of a scenario a step, as many of each class."""
     lr: Annotated[float, Field(gt=0)] = 1e-2
     temperature: Annotated[float, Field(gt=0)] = 0.07
     validate_every: Annotated[int, Field(ge=1)] = 100
+    cache_gb: Annotated[float, Field(ge=0)] = 4
+    """GiB of memory that the users' prefixes may take; past that they are kept on disk, in the run folder."""
 
 
 class Training(Section):
@@ -221,6 +299,8 @@ class Config(Section):
     """The whole file."""
 
     name: str
+    recipe: str = "cpu-small"
+    """Named defaults of `model` and `training`, under what this file says itself: see docs/training.md."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     modalities: dict[str, Modality] = {}
     """Settings of modalities that differ from the defaults; every source's modality exists without being named."""
@@ -235,6 +315,17 @@ class Config(Section):
     training: Training = Training()
     root: Path = Field(default=Path(), exclude=True)
     """Folder of the YAML; set by `load`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_recipe(cls, data: Any) -> Any:
+        """The file's own keys over those of its recipe, key by key."""
+        name = data.get("recipe", cls.model_fields["recipe"].default) if isinstance(data, dict) else None
+        if not isinstance(name, str):
+            return data
+        if name not in RECIPES:
+            raise ValueError(f"there is no recipe {name!r}{_nearest(name, RECIPES)}")
+        return over(data, RECIPES[name])
 
     @model_validator(mode="after")
     def _names_agree(self) -> Config:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from glob import glob
@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-from qanchor import __version__, config, datasets
+from qanchor import __version__, config, datasets, embeddings
 from qanchor.baselines.counts import Counts
 from qanchor.config import Config
-from qanchor.errors import ConfigError
+from qanchor.errors import ConfigError, DataError
 from qanchor.evaluation import report
 from qanchor.evaluation.judge import judge
 from qanchor.evaluation.results import Results
@@ -39,9 +37,12 @@ from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
 from qanchor.stages import Stages, listing
 from qanchor.training.pairs import Pairs
-from qanchor.training.pretrain import Corpus, Pretraining, Step, Validation
+from qanchor.training.pretrain import Corpus, Pretraining, Step
 from qanchor.training.tune import Labelled, TuneCheck, Tuning
-from qanchor.useru import dataset as useru
+from qanchor.useru import build, dataset, show
+from qanchor.useru.cohorts import Interviewer
+from qanchor.useru.synthesis.pool import diff, generate
+from qanchor.useru.synthesis.synthesize import estimate
 
 TRAINING_SPLITS = ("train", "validation")
 
@@ -107,26 +108,64 @@ class Project:
 
     # -- training -----------------------------------------------------------------------------------------------
 
-    def useru(self) -> None:
-        """UserU from the training and validation users; no test user is ever in it."""
+    def useru(self, budget: float | None = None) -> None:
+        """UserU from the training and validation users; no test user is ever in it. `budget` is for the LLM."""
         self.ingest()
+        settings, llm = self.config.useru, self.config.useru.llm
         inputs = {
-            "useru": self.config.useru.model_dump(),
+            "useru": settings.model_dump(exclude={"llm"}),
+            "llm": llm and llm.model_dump(include={"model", "temperature", "max_lines", "redact"}),
+            "topics": listing([self.config.root / settings.topics] if settings.topics else []),
             "windows": self.config.windows.model_dump(),
             "users": self.config.users.model_dump(),
             "modalities": {name: m.model_dump() for name, m in self.config.modalities.items()},
             "seed": self.config.training.seed,
             "version": __version__,
         }
-        self.stages.run("useru", inputs, ("ingest",), lambda _: self._useru())
+        self.stages.run("useru", inputs, ("ingest",), lambda _: self._useru(build.within(self.config, budget)))
 
-    def _useru(self) -> None:
+    def _useru(self, settings: Config) -> None:
         rows = self.rows(*TRAINING_SPLITS)
         past, future = self.past.take(rows), self.future.take(rows)
-        with self.stages.progress("useru", len(rows)) as advance:
-            frame = useru.build(self.config, past, future, self.config.training.seed, lambda n: advance(n, ""))
-        useru.write(frame, self.out / "useru")
-        self.console.print(f"  {len(frame):,} pairs of {len(rows):,} (user, as_of)")
+        card = build.build(settings, past, future, self.out / "useru", self.stages.progress)
+        self.console.print(f"  {card['pairs']:,} pairs of {len(rows):,} (user, as_of)")
+
+    def estimate_useru(self) -> None:
+        """What the LLM would cost, on the screen; nothing is sent."""
+        self.ingest()
+        cost = estimate(self.config, self.past.take(self.rows(*TRAINING_SPLITS)), build.pool(self.config))
+        self.console.print(
+            f"{cost.users:,} users, {cost.requests:,} requests, {cost.prompt_tokens:,} + {cost.completion_tokens:,} "
+            f"tokens, about {cost.cost:,.2f}"
+        )
+
+    def show_useru(self, user: str) -> None:
+        """A user's profile and pairs side by side. Raises DataError for a user without pairs."""
+        pairs = dataset.scan(self.out / "useru").filter(pl.col("user_id") == user).collect()
+        rows = np.flatnonzero(self.past.user_ids == user)
+        if pairs.is_empty():
+            raise DataError(
+                f"no pairs of user {user!r} in {self.out / 'useru'}: only training and validation users have"
+            )
+        for side_by_side in show.side_by_side(self.config, self.past.take(rows), pairs):
+            self.console.print(side_by_side)
+
+    def show_topics(self) -> None:
+        """What D_uqa asks about in these logs."""
+        self.ingest()
+        interviewer = Interviewer(self.config, self.past, self.future, self.config.training.seed)
+        self.console.print(show.topics(interviewer.subjects))
+
+    def generate_topics(self, path: Path, agreed: Callable[[], bool]) -> None:
+        """A domain's own topics by the LLM: the difference on the screen, and, if that is `agreed`, the file."""
+        self.ingest()
+        known = build.pool(self.config)
+        generated = generate(self.config, self.past.take(self.rows("train")), known)
+        for line in diff(known, generated):
+            self.console.print(line, markup=False)
+        if agreed():
+            generated.save(path)
+            self.console.print(f"wrote {path}: name it as `useru.topics` in the config")
 
     def pretrain(self) -> None:
         """The model, by contrast and next-token prediction on UserU."""
@@ -137,28 +176,40 @@ class Project:
             "pretrain": training.pretrain.model_dump(),
             "seed": training.seed,
         }
-        self.stages.run("pretrain", inputs, ("useru",), self._pretrain)
+        self.stages.run("pretrain", inputs, ("useru",), self._pretrain, by_all=True)
 
     def _pretrain(self, digest: str) -> None:
-        frame, settings = useru.read(self.out / "useru"), self.config.training.pretrain
-        torch.manual_seed(self.config.training.seed)
-        towers = persistence.build(self.config, [*frame["query"].unique(), *frame["answer"].unique()])
-        texts = towers.text_encoder.index(self.past.texts.text)
+        ranks, training, folder = self.stages.ranks, self.config.training, self.out / "checkpoints" / digest
+        columns = ("user_id", "as_of", "topic", "query", "answer", "cohort")
+        frame = dataset.scan(self.out / "useru").select(columns)
+        # every rank, and every resumed run, starts from the same model
+        if ranks.first and not (folder / "start" / "config.json").exists():
+            said = pl.concat([frame.select(text=column).unique() for column in ("query", "answer")]).collect()
+            torch.manual_seed(training.seed)
+            persistence.save(persistence.build(self.config, sorted(said["text"])), folder / "start", self._card())
+        ranks.wait()
+        towers = persistence.load(folder / "start").to(ranks.device)
+        texts = towers.text_encoder.index(self.store.texts().text)
 
         def corpus(split: str) -> Corpus:
-            profiles = self.past.take(self.rows(split))
-            return Corpus.of(towers, profiles, Pairs(frame, profiles), persistence.kept_events(towers), texts)
+            keys = self.requests[self.rows(split)]
+            profiles = self.store.profiles(keys.filter(ranks.own(keys["user_id"])))
+            return Corpus.of(towers, profiles, Pairs(frame, keys, profiles), persistence.kept_events(towers), texts)
 
-        folder = self.out / "checkpoints" / digest
-        run = Pretraining(towers, corpus("train"), corpus("validation"), settings, self.config.training.seed, folder)
+        run = Pretraining(
+            towers, corpus("train"), corpus("validation"), training.pretrain, training.seed, folder, ranks
+        )
         check = ""
         with self.stages.progress("pretrain", sum(run.phases.values())) as advance:
             for done in run.run():
                 if isinstance(done, Step):
                     advance(1, f"{done.phase} loss {done.loss:.3f} kept {done.kept:.2f} {check}")
-                elif isinstance(done, Validation):
-                    check = f"validation {done.loss:.3f} best {done.best:.3f}"
-        QAnchor(towers).save_pretrained(self.out / "model", self._card())
+                else:
+                    check = done.line
+                    for warning in done.warnings:
+                        self.console.print(f"[yellow]  pretrain, step {done.step} of {done.phase}: {warning}[/]")
+        if ranks.first:
+            QAnchor(towers).save_pretrained(self.out / "model", self._card())
 
     def _card(self) -> str:
         sizes = self.requests.group_by("split").len().sort("split")
@@ -185,45 +236,36 @@ class Project:
         if not self.config.scenarios:
             raise ConfigError("the config names no scenario: add `scenarios:` with a query and a label rule each")
         towers = persistence.load(self.out / "model")
-        rows = self.rows(*TRAINING_SPLITS)
+        fingerprint, settings = persistence.fingerprint(towers), self.config.training.tune
+        rows, folder = self.rows(*TRAINING_SPLITS), self.out / "checkpoints" / digest
         with self.stages.progress("prefixes", len(rows)) as advance:
-            cache = PrefixCache(QAnchor(towers).prefixes(self.past.take(rows), lambda n: advance(n, "")))
+            parts = QAnchor(towers).prefixes(self.past.take(rows), lambda n: advance(n, ""))
+            cache = PrefixCache(parts, settings.cache_gb, folder)
         place = {split: np.flatnonzero(np.isin(rows, self.rows(split))) for split in TRAINING_SPLITS}
-        labelled = {}
+        labelled, prompts = {}, {}
         for name, y in self.labels.items():
             own = [(part[np.isfinite(y[rows[part]])]) for part in place.values()]
             labelled[name] = Labelled(*(x for part in own for x in (part, y[rows[part]].astype(np.int64))))
         queries = {name: s.query for name, s in self.config.scenarios.items()}
-        fingerprint = persistence.fingerprint(towers)
-        prompts = self.out / "model" / "prompts"
-        for name, part in labelled.items():
+        for name, part in list(labelled.items()):
             if part.lacking:
                 self.console.print(f"  {name} is not tuned: {part.lacking}")
-                shared = SoftPrompt(
-                    name, queries[name], towers.prompt, towers.prompt.new_zeros(2, towers.dim), fingerprint
-                )
-                shared.save(prompts / f"{name}.safetensors")
-        labelled = {name: part for name, part in labelled.items() if not part.lacking}
-        if not labelled:
-            return
-        training, folder = self.config.training, self.out / "checkpoints" / digest
-        tuning = Tuning(towers, cache, queries, labelled, training.tune, training.seed, folder)
-        check = ""
-        with self.stages.progress("tune", self.config.training.tune.steps) as advance:
-            for done in tuning.run():
-                if isinstance(done, TuneCheck):
-                    check = f"validation AUC {np.mean(list(done.best.values())):.4f}"
-                else:
-                    advance(1, f"loss {done.loss:.3f} {check}")
-        for g, name in enumerate(labelled):
-            prompt = SoftPrompt(
-                name,
-                queries[name],
-                tuning.learned.best_prompt_GKD[g],
-                tuning.learned.best_prototype_GCO[g],
-                fingerprint,
-            )
-            prompt.save(prompts / f"{name}.safetensors")
+                nothing = towers.prompt.new_zeros(2, towers.dim)
+                prompts[name] = SoftPrompt(name, queries[name], towers.prompt, nothing, fingerprint)
+                del labelled[name]
+        if labelled:
+            tuning = Tuning(towers, cache, queries, labelled, settings, self.config.training.seed, folder)
+            check = ""
+            with self.stages.progress("tune", settings.steps) as advance:
+                for done in tuning.run():
+                    if isinstance(done, TuneCheck):
+                        loss, auc, kept = (np.mean(list(x.values())) for x in (done.loss, done.auc, done.kept))
+                        check = f"validation loss {loss:.3f} AUC {auc:.4f} kept {kept:.4f}"
+                    else:
+                        advance(1, f"loss {done.loss:.3f} {check}")
+            prompts |= tuning.prompts(fingerprint)
+        for name, prompt in prompts.items():
+            prompt.save(self.out / "model" / "prompts" / f"{name}.safetensors")
 
     # -- embeddings ---------------------------------------------------------------------------------------------
 
@@ -239,7 +281,7 @@ class Project:
         with self.stages.progress("embed", len(self.past)) as advance:
             both = model.embed(self.past, names, queries, progress=lambda n: advance(n, ""))
         for kind, part in (("tuned", both[:, : len(names)]), ("base", both[:, len(names) :])):
-            write_embeddings(self.out / "embeddings" / f"{kind}.parquet", self.requests, names, part)
+            embeddings.write(self.out / "embeddings" / f"{kind}.parquet", self.requests, names, part)
 
     # -- evaluation ---------------------------------------------------------------------------------------------
 
@@ -252,14 +294,12 @@ class Project:
     def _evaluate(self) -> None:
         split = self.requests["split"].to_numpy().astype(str)
         users = self.requests["user_id"].to_numpy().astype(str)
-        embeddings = self._embeddings()
+        kinds = self._embeddings()
         hand_made = Counts().fit(self.past.take(self.rows("train"))).transform(self.past)
         oracle = self._oracle()
-        columns = len(embeddings) + 2 + (oracle is not None)
+        columns = len(kinds) + 2 + (oracle is not None)
         with self.stages.progress("evaluate", columns * len(self.labels)) as advance:
-            results = judge(
-                self.config, embeddings, hand_made, self.labels, oracle, split, users, lambda n: advance(n, "")
-            )
+            results = judge(self.config, kinds, hand_made, self.labels, oracle, split, users, lambda n: advance(n, ""))
         results.save(self.out / "results.json")
 
     def report(self, command: str) -> None:
@@ -281,7 +321,7 @@ class Project:
     def _embeddings(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
         """kind -> scenario -> [N, O], as `embed` wrote them."""
         return {
-            kind: {name: read_embeddings(self.out / "embeddings" / f"{kind}.parquet", name) for name in self.labels}
+            kind: {name: embeddings.read(self.out / "embeddings" / f"{kind}.parquet", name) for name in self.labels}
             for kind in ("base", "tuned")
         }
 
@@ -324,33 +364,3 @@ def demo(
     project = Project(config.load(raw / "qanchor.yaml"), stages)
     project.report(command)
     return project
-
-
-def write_embeddings(
-    path: Path, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NGO: npt.NDArray[np.float32]
-) -> None:
-    """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically."""
-    users, count, width = embedding_NGO.shape
-    flat = pa.array(np.ascontiguousarray(embedding_NGO.transpose(1, 0, 2)).reshape(-1))
-    table = pa.table(
-        {
-            "user_id": pa.concat_arrays([keys["user_id"].to_arrow().cast(pa.string())] * count),
-            "as_of": pa.concat_arrays([keys["as_of"].to_arrow()] * count),
-            "scenario": pa.DictionaryArray.from_arrays(
-                np.repeat(np.arange(count, dtype=np.int32), users), list(scenarios)
-            ),
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
-        }
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    pq.write_table(table, fresh, compression="zstd")
-    fresh.replace(path)
-
-
-def read_embeddings(path: Path, scenario: str) -> npt.NDArray[np.float32]:
-    """[N, O] of one scenario, rows as they were written."""
-    table = pq.read_table(path, filters=[("scenario", "=", scenario)], columns=["embedding"])
-    column = table["embedding"].combine_chunks()
-    flat: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), -1)
-    return flat

@@ -1,4 +1,7 @@
-"""Stages of a run: each shows progress, is timed, and is skipped when its inputs have not changed."""
+"""Stages of a run: each shows progress, is timed, and is skipped when its inputs have not changed.
+
+Under `torchrun` rank 0 works and the others wait for it, but for the stages that all ranks do together.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from qanchor.training.ranks import join
+
 Advance = Callable[[int, str], None]
 """Called with units done and a note ("loss 3.21")."""
 
@@ -22,32 +27,45 @@ class Stages:
     """The stages of one run folder. What a stage was made from is kept in `stages/NAME.json` beside its seconds."""
 
     def __init__(self, folder: Path, console: Console) -> None:
-        self.folder, self.console = folder, console
+        self.folder, self.ranks = folder, join()
+        self.console = console if self.ranks.first else Console(quiet=True)
         self.digests: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
 
-    def run(self, name: str, inputs: dict[str, Any], after: tuple[str, ...], work: Callable[[str], None]) -> None:
+    def run(
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        after: tuple[str, ...],
+        work: Callable[[str], None],
+        by_all: bool = False,
+    ) -> None:
         """Run `work(digest)` unless the stage is up to date: same inputs, and the stages `after` unchanged.
 
-        A stage that is interrupted leaves no stamp, so that a rerun goes on with it.
+        A stage that is interrupted leaves no stamp, so that a rerun goes on with it. `by_all` ranks, or by the first.
         """
         upstream = {stage: self.digests[stage] for stage in after}
         digest = hashlib.sha256(json.dumps([inputs, upstream], sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.digests[name] = digest
         path = self.folder / "stages" / f"{name}.json"
         stamp = json.loads(path.read_text()) if path.exists() else {}
+        self.ranks.wait()  # until all have looked whether there is work to do
         if stamp.get("digest") == digest:
             self.seconds[name] = stamp["seconds"]
             self.console.print(f"[dim]{name}: up to date[/]")
             return
-        path.unlink(missing_ok=True)
         start = time.perf_counter()
-        work(digest)
+        if self.ranks.first:
+            path.unlink(missing_ok=True)
+        if self.ranks.first or by_all:
+            work(digest)
         self.seconds[name] = round(time.perf_counter() - start, 1)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(json.dumps({"digest": digest, "seconds": self.seconds[name]}))
-        os.replace(fresh, path)
+        if self.ranks.first:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_suffix(".tmp")
+            fresh.write_text(json.dumps({"digest": digest, "seconds": self.seconds[name]}))
+            os.replace(fresh, path)
+        self.ranks.wait()
         self.console.print(f"[bold]{name}[/]: {self.seconds[name]:.1f} s")
 
     @contextmanager

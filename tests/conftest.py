@@ -71,7 +71,7 @@ def tiny_towers(seed: int = 0, width: int = 64, layers: int = 2, seeded: bool = 
         backbone, tokenizer, NgramEncoder(32, 512), ("bill", "mini"), dim=16, prompt_tokens=3, seeded=seeded
     )
     towers.settings = {
-        "format": 1,
+        "format": 2,
         "modalities": ["bill", "mini"],
         "events": [8, 6],
         "backbone": {"kind": "embedded", "config": backbone.config.to_diff_dict()},
@@ -79,6 +79,7 @@ def tiny_towers(seed: int = 0, width: int = 64, layers: int = 2, seeded: bool = 
         "dim": 16,
         "prompt_tokens": 3,
         "seeded": seeded,
+        "named": True,
     }
     return towers.eval()
 

@@ -80,7 +80,7 @@ class QAnchor:
             [self.prompts[name].prompt_KD.to(self.towers.device) for name in scenarios]
             + [self.towers.prompt.detach()] * len(queries)
         )[None]
-        indexed = self.towers.text_encoder.index(profiles.texts.text)
+        indexed = self.towers.text_encoder.index(profiles.texts.described)
         out = np.empty((len(profiles), len(texts), self.towers.dim), np.float32)
         suffix = tokens.id_RL.shape[1] + prompt_1GKD.shape[2] + 1
         with torch.inference_mode():
@@ -94,7 +94,7 @@ class QAnchor:
         self, profiles: Profiles, progress: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Prefix, KeysValues]]:
         """Prefixes with their keys and values, batch by batch, in the order of `profiles`: what tuning keeps."""
-        indexed = self.towers.text_encoder.index(profiles.texts.text)
+        indexed = self.towers.text_encoder.index(profiles.texts.described)
         for start in range(0, len(profiles), PREFIX_BATCH):
             rows = np.arange(start, min(start + PREFIX_BATCH, len(profiles)))
             with torch.no_grad(), autocast(self.towers):

@@ -3,8 +3,9 @@
 A packed sequence is `[prefix of P columns | N suffixes of S columns each]`. Prefix rows are causal over the prefix.
 The rows of suffix n see the whole prefix and, causally, suffix n: never another suffix. Positions of every suffix
 restart at the prefix's end, so each user-suffix pair computes exactly what `prefix + suffix` alone would compute.
-The function is registered with transformers under the name `qanchor`; the layout travels through the model's own
-keyword arguments, so no library code is patched.
+Sliding windows (Mistral, Gemma) are counted in those positions, and scores are capped where the model caps them
+(Gemma 2). The function is registered with transformers under the name `qanchor`; the layout travels through the
+model's own keyword arguments, so no library code is patched.
 
 Shapes: B users, H heads, P prefix columns, N suffixes, S columns of a suffix, L = P + N*S, D dimensions of a head.
 """
@@ -66,12 +67,15 @@ def shared_prefix_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: [B, H, L, D] queries -> [B, L, H, D].
 
     Key and value may have fewer heads (grouped queries). With a cached prefix the queries are the suffixes' only,
-    while keys and values span prefix and suffixes.
+    while keys and values span prefix and suffixes. What else a model may ask of its attention is not known here:
+    `backbone.pretrained_backbone` compares each one with the library's own reading.
     """
     if layout is None:
         raise ValueError("the `qanchor` attention needs `layout=Layout(...)` among the model's keyword arguments")
@@ -84,22 +88,27 @@ def shared_prefix_attention(
     outputs = []
     if query.shape[2] != layout.suffix_columns:
         prefix = slice(0, columns)
-        outputs.append(_causal(query[:, :, prefix], key[:, :, prefix], value[:, :, prefix], layout.prefix_mask_BP))
+        parts = query[:, :, prefix], key[:, :, prefix], value[:, :, prefix]
+        outputs.append(_causal(*parts, layout, sliding_window, softcap))
     if layout.suffix_columns:
-        outputs.append(_suffixes(query[:, :, -layout.suffix_columns :], key, value, layout))
+        outputs.append(_suffixes(query[:, :, -layout.suffix_columns :], key, value, layout, sliding_window, softcap))
     return torch.cat(outputs, 2).transpose(1, 2), None
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, mask_BP: Tensor) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, cap: float | None) -> Tensor:
     """[B, H, P, D] causal attention that never looks at padding."""
     columns = key.shape[2]
     causal_PP = torch.ones(columns, columns, dtype=torch.bool, device=key.device).tril()
-    visible_BPP = causal_PP & mask_BP[:, None, :]
-    scores_BHPP = (query @ key.transpose(2, 3)).masked_fill(~visible_BPP[:, None], _HIDDEN)
-    return scores_BHPP.softmax(-1) @ value
+    visible_BPP = causal_PP & layout.prefix_mask_BP[:, None, :]
+    if window is not None:
+        place_BP = layout.position_ids[:, :columns]
+        visible_BPP = visible_BPP & _near(place_BP, place_BP, window)
+    return _scores(query, key, visible_BPP[:, None], cap).softmax(-1) @ value
 
 
-def _suffixes(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
+def _suffixes(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, cap: float | None
+) -> Tensor:
     """[B, H, N*S, D]: one softmax over two blocks of scores, the shared prefix and the suffix's own columns."""
     batch, heads, _, width = query.shape
     count, length = layout.suffix_mask_BNS.shape[1:]
@@ -107,18 +116,35 @@ def _suffixes(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tens
     fold = (batch, heads, count, length, width)
     own_key, own_value = key[:, :, columns:].reshape(fold), value[:, :, columns:].reshape(fold)
 
-    on_prefix = query @ key[:, :, :columns].transpose(2, 3)
-    on_prefix = on_prefix.masked_fill(~layout.prefix_mask_BP[:, None, None, :], _HIDDEN)
+    visible_BLP = layout.prefix_mask_BP[:, None, :]
     causal_SS = torch.ones(length, length, dtype=torch.bool, device=key.device).tril()
     visible_BNSS = causal_SS & layout.suffix_mask_BNS[:, :, None, :]
-    on_own = query.reshape(fold) @ own_key.transpose(3, 4)
-    on_own = on_own.masked_fill(~visible_BNSS[:, None], _HIDDEN)
+    if window is not None:
+        place_BP, place_BL = layout.position_ids[:, :columns], layout.suffix_position_ids
+        place_BNS = place_BL.view(batch, count, length)
+        visible_BLP = visible_BLP & _near(place_BL, place_BP, window)
+        visible_BNSS = visible_BNSS & _near(place_BNS, place_BNS, window)
+    on_prefix = _scores(query, key[:, :, :columns], visible_BLP[:, None], cap)
+    on_own = _scores(query.reshape(fold), own_key, visible_BNSS[:, None], cap)
 
     scores = torch.cat([on_prefix.reshape(batch, heads, count, length, columns), on_own], -1)
     weights = scores.softmax(-1)
     from_prefix = weights[..., :columns].reshape(batch, heads, count * length, columns) @ value[:, :, :columns]
     from_own = weights[..., columns:] @ own_value
     return from_prefix + from_own.reshape(batch, heads, count * length, width)
+
+
+def _near(query_place: Tensor, key_place: Tensor, window: int) -> Tensor:
+    """[..., L, L'] which keys lie less than `window` tokens before a query."""
+    return query_place[..., :, None] - key_place[..., None, :] < window
+
+
+def _scores(query: Tensor, key: Tensor, visible: Tensor, cap: float | None) -> Tensor:
+    """Products of queries and keys, capped, with what may not be seen at its lowest."""
+    scores = query @ key.transpose(-1, -2)
+    if cap is not None:
+        scores = cap * (scores / cap).tanh()
+    return scores.masked_fill(~visible, _HIDDEN)
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)

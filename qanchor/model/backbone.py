@@ -1,17 +1,20 @@
-"""The decoder-only LLM behind both towers: the embedded default, or any Hugging Face one with LoRA (D5)."""
+"""The decoder-only LLM behind both towers: the embedded default, or any Hugging Face one (D5)."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
+from transformers.utils import logging
 
-from qanchor.config import Model
+from qanchor.config import Lora, Model
 from qanchor.errors import ModelError
 from qanchor.model import attention
 
@@ -55,41 +58,111 @@ def embedded_backbone(width: int, layers: int, vocabulary: int) -> nn.Module:
 
 
 def pretrained_backbone(name: str, settings: Model) -> nn.Module:
-    """A Hugging Face decoder by name or folder, frozen, with LoRA on all its linear projections.
+    """A Hugging Face decoder by name or folder: all its layers or the first few, with LoRA or to be trained whole.
 
     Raises:
-        ModelError: it cannot be loaded, or `peft` is missing.
+        ModelError: it cannot be loaded, it is not a decoder that our attention can run, or `peft` is missing.
     """
+    with loading("backbone", name):
+        config = AutoConfig.from_pretrained(name)
+        if settings.first_layers:
+            _cut(config, settings.first_layers, name)
+        with _silent_about_layers_left_out():
+            model = AutoModelForCausalLM.from_pretrained(
+                name, config=config, attn_implementation=attention.NAME, dtype=compute_dtype(), use_safetensors=True
+            )
+    _refuse_if_read_otherwise(model, name)
+    return model if settings.lora is None else with_lora(model, settings.lora, "CAUSAL_LM")
+
+
+@contextlib.contextmanager
+def loading(what: str, name: str) -> Iterator[None]:
+    """Whatever Hugging Face says of a name or folder that it cannot load, as a ModelError that says what to do."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, attn_implementation=attention.NAME, dtype=compute_dtype())
+        yield
     except (OSError, ValueError) as error:
-        kind = "folder" if Path(name).exists() else "model name"
+        kind = "folder" if Path(name).exists() else "not a folder here, so taken as a name on the Hugging Face hub"
         raise ModelError(
-            f"backbone {name!r} ({kind}) cannot be loaded: {error}; give `embedded`, or a folder with config.json, "
-            "tokenizer files and model.safetensors"
+            f"{what} {name!r} ({kind}) cannot be loaded: {' '.join(str(error).split())}; give `embedded`, or a folder "
+            "with config.json, tokenizer files and model.safetensors (docs/training.md, offline)"
         ) from error
-    return with_lora(model, settings)
 
 
-def with_lora(model: Any, settings: Model) -> nn.Module:
-    """Inject LoRA (section 4: rank 64, alpha 32) into every linear layer of the decoder; the rest is frozen."""
+def _cut(config: Any, layers: int, name: str) -> None:
+    """Let a configuration end after its first `layers` layers."""
+    if layers > config.num_hidden_layers:
+        raise ModelError(
+            f"backbone {name!r} has {config.num_hidden_layers} layers, `model.first_layers` asks for {layers}: lower it"
+        )
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+
+
+@contextlib.contextmanager
+def _silent_about_layers_left_out() -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@torch.no_grad()
+def _refuse_if_read_otherwise(model: Any, name: str) -> None:
+    """Read `prefix + suffix` past another suffix in one pass, and once more alone, by the library's own attention.
+
+    A model whose attention is told more than ours understands (sinks, chunks), or that mixes tokens by other means
+    than attention (Mamba, linear layers), would be read wrongly without a word.
+
+    Raises:
+        ModelError: both readings differ by more than rounding.
+    """
+    decoder = model.get_decoder()
+    if not hasattr(model.config, "hidden_size"):
+        raise ModelError(f"backbone {name!r} ({model.config.model_type}) is no text decoder: give its text model")
+    vectors = model.get_input_embeddings().weight[torch.arange(4) * (model.config.vocab_size // 4)][None]
+    mask = torch.ones(1, 2, dtype=torch.bool, device=vectors.device)
+    layout, own = attention.Layout(mask, mask[:, :, None]), [0, 1, 3]
+    try:
+        packed = decoder(
+            inputs_embeds=vectors, position_ids=layout.position_ids, layout=layout, use_cache=False
+        ).last_hidden_state[:, own]
+        model.set_attn_implementation("eager")
+        alone = decoder(inputs_embeds=vectors[:, own], use_cache=False).last_hidden_state
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _unreadable(name, model) from error
+    model.set_attn_implementation(attention.NAME)
+    if not (packed - alone).norm() < torch.finfo(packed.dtype).eps ** 0.5 * alone.norm():
+        raise _unreadable(name, model)
+
+
+def _unreadable(name: str, model: Any) -> ModelError:
+    return ModelError(
+        f"backbone {name!r} ({model.config.model_type}) does more than causal attention over a sequence, so that its "
+        "prefix cannot be shared: give a decoder such as Qwen2, Qwen3, Llama, Mistral or Gemma"
+    )
+
+
+def with_lora(model: Any, lora: Lora, task: str) -> nn.Module:
+    """Inject LoRA (section 4: rank 64, alpha 32) into every linear layer; the rest of the model is frozen."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ModelError("a pretrained backbone needs LoRA: pip install 'qanchor[lora]'") from None
-    config = LoraConfig(
-        r=settings.lora.rank, lora_alpha=settings.lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+        raise ModelError("a pretrained model needs LoRA: pip install 'qanchor[lora]'") from None
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type=task)
     with warnings.catch_warnings():  # peft asks transformers by a name that transformers calls old
         warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(model, config).get_base_model()  # type: ignore[no-any-return]
+        # in the model's own dtype, without casts back and forth: training keeps fp32 masters of it
+        return get_peft_model(model, config, autocast_adapter_dtype=False).get_base_model()  # type: ignore[no-any-return]
 
 
-def random_like(config: dict[str, Any]) -> nn.Module:
-    """A backbone of a saved configuration, weights to be loaded over it."""
+def random_like(config: dict[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A backbone of a saved configuration, weights to be loaded over it; rotary frequencies stay fp32."""
     settings = dict(config)
     kind = AutoConfig.for_model(settings.pop("model_type"), **settings)
-    return AutoModelForCausalLM.from_config(kind, attn_implementation=attention.NAME)  # type: ignore[no-any-return]
+    return AutoModelForCausalLM.from_config(kind, attn_implementation=attention.NAME, dtype=dtype)  # type: ignore[no-any-return]
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
@@ -110,9 +183,20 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTr
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
 
 
+def spelling(tokenizer: Any) -> bytes:
+    """What changes with a tokenizer's vocabulary or its way of cutting texts, and not when it is saved and loaded."""
+    ids = tokenizer("The user's 2 cafés, 12.50 at 北京 <END>").input_ids
+    return json.dumps([sorted(tokenizer.get_vocab().items()), ids]).encode()
+
+
 def load_tokenizer(name: str) -> Any:
-    """A Hugging Face tokenizer by name or folder; the end-of-text token pads where no padding token exists."""
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    """A Hugging Face tokenizer by name or folder; the end-of-text token pads where no padding token exists.
+
+    Raises:
+        ModelError: there is none.
+    """
+    with loading("tokenizer of the backbone", name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -49,30 +49,40 @@ class Hierarchy(nn.Module):
     """Turns a batch of events into prefix tokens.
 
     Eq. 1 takes the text embedding h alone. Here h = W text + V features (value, calendar, gap to the newest event), and
-    a modality's summary carries its counts, since a mean cannot tell one coffee from fifty. Modalities are known to
-    the weights by name order; an absent one has a learned token of its own.
+    a modality's summary carries its counts, since a mean cannot tell one coffee from fifty.
+
+    `named`: a modality is known by its name's text vector, which joins what every modality's events pass through alike,
+    and the user token reads the mean of the modality tokens; so the weights fit logs of any modalities. Otherwise, as
+    in the paper, each modality has an adapter of its own and the user adapter reads all modality tokens side by side;
+    modalities are then known by their order.
     """
 
-    def __init__(self, modalities: int, text_width: int, width: int) -> None:
+    def __init__(self, modalities: int, text_width: int, width: int, named: bool) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.named = width, named
+        own = 1 if named else modalities
         self.text_in = nn.Linear(text_width, width, bias=False)
         self.feature_in = nn.Linear(EVENT_FEATURES, width)
-        self.event = nn.ModuleList(Adapter(width, width) for _ in range(modalities))
+        self.event = nn.ModuleList(Adapter(width, width) for _ in range(own))
         self.worth_in = nn.Linear(len(DECAY_DAYS), width)
         self.count_in = nn.Linear(COUNT_FEATURES, width)
-        self.modality_embedding = nn.Parameter(torch.randn(modalities, width) * 0.02)
-        self.absent = nn.Parameter(torch.randn(modalities, width) * 0.02)
+        if named:
+            self.by_name = nn.Linear(text_width, width)
+        else:
+            self.by_order = nn.Parameter(torch.randn(modalities, width) * 0.02)
+        self.absent = nn.Parameter(torch.randn(own, width) * 0.02)
         self.modal = Adapter(width, width)
-        self.user = Adapter(modalities * width, width)
+        self.user = Adapter(own * width, width)
         self.idle = nn.Embedding(IDLE_BUCKETS, width)
 
-    def forward(self, batch: Batch, text_UW: Tensor) -> Prefix:
-        """The prefix of each user of `batch`, given the vectors of its distinct texts."""
+    def forward(self, batch: Batch, text_UW: Tensor, name_MW: Tensor | None) -> Prefix:
+        """The prefix of each user of `batch`, from the vectors of its distinct texts and, if `named`, modalities."""
         users, modalities = batch.count_BMC.shape[:2]
-        event_ED = self._events(batch, text_UW)
-        modal_BMD = self._modalities(batch, event_ED)
-        user_BD = self.user(modal_BMD.flatten(1)) + self.idle(batch.idle_B)
+        name_MD = self._names(name_MW)
+        event_ED = self._events(batch, text_UW, name_MD)
+        modal_BMD = self._modalities(batch, event_ED, name_MD)
+        side_by_side_BD = modal_BMD.mean(1) if self.named else modal_BMD.flatten(1)
+        user_BD = self.user(side_by_side_BD) + self.idle(batch.idle_B)
 
         head = 1 + modalities
         columns = head + batch.slots
@@ -93,6 +103,13 @@ class Hierarchy(nn.Module):
         text_BPW = text_BPW.index_put((row, column), unit_UW[batch.entry_text_R[kept]])
         return Prefix(token_BPD, mask_BP, worth_BPS, text_BPW)
 
+    def _names(self, name_MW: Tensor | None) -> Tensor:
+        """[M, D] what a modality's name, or its place in the order, adds to all that is of it."""
+        if name_MW is None:
+            return self.by_order
+        by_name_MD: Tensor = self.by_name(F.normalize(name_MW, dim=-1))
+        return by_name_MD
+
     def _tokens(self, batch: Batch, event_ED: Tensor) -> Tensor:
         """[R, D] event tokens: the mean of a text's events, and how often and how recently it occurs."""
         sum_RD = event_ED.new_zeros(len(batch.entry_owner_R), self.width).index_add(0, batch.entry_E, event_ED)
@@ -100,27 +117,31 @@ class Hierarchy(nn.Module):
         token_RD: Tensor = (mean_RD + self.worth_in(batch.entry_worth_RS.log1p())).to(event_ED.dtype)
         return token_RD
 
-    def _events(self, batch: Batch, text_UW: Tensor) -> Tensor:
-        """z^(evt) [E, D] of Eq. 1, each event by its own modality's adapter."""
+    def _events(self, batch: Batch, text_UW: Tensor, name_MD: Tensor) -> Tensor:
+        """z^(evt) [E, D] of Eq. 1."""
         # The text's part of h is computed once per distinct text, not once per event.
         h_ED = self.text_in(text_UW)[batch.text_E] + self.feature_in(batch.feature_EF)
+        if self.named:
+            shared_ED: Tensor = self.event[0](h_ED + name_MD[batch.modality_E])
+            return shared_ED
         z_ED: Tensor = h_ED.new_zeros(h_ED.shape)
         for m, adapter in enumerate(self.event):
             rows = (batch.modality_E == m).nonzero().squeeze(1)
             if len(rows):
-                z_m = adapter(h_ED[rows]) + self.modality_embedding[m]
+                z_m = adapter(h_ED[rows]) + name_MD[m]
                 z_ED = z_ED.index_copy(0, rows, z_m.to(z_ED.dtype))
         return z_ED
 
-    def _modalities(self, batch: Batch, event_ED: Tensor) -> Tensor:
+    def _modalities(self, batch: Batch, event_ED: Tensor, name_MD: Tensor) -> Tensor:
         """z^(mdl) [B, M, D]: the mean over *all* the window's events, then the shared modal adapter."""
         users, modalities = batch.count_BMC.shape[:2]
         cell_E = batch.owner_E * modalities + batch.modality_E
         sum_CD = event_ED.new_zeros(users * modalities, self.width).index_add(0, cell_E, event_ED)
         number_C = torch.bincount(cell_E, minlength=users * modalities)
         mean_BMD = (sum_CD / number_C.clamp(min=1)[:, None]).view(users, modalities, self.width)
-        modal_BMD = self.modal(mean_BMD + self.count_in(batch.count_BMC)) + self.modality_embedding
+        modal_BMD = self.modal(mean_BMD + self.count_in(batch.count_BMC)) + name_MD
+        absent_MD = (self.absent + name_MD) if self.named else self.absent
         token_BMD: Tensor = torch.where(
-            number_C.view(users, modalities, 1) > 0, modal_BMD, self.absent.to(modal_BMD.dtype)
+            number_C.view(users, modalities, 1) > 0, modal_BMD, absent_MD.to(modal_BMD.dtype)
         )
         return token_BMD

@@ -26,6 +26,8 @@ class Contrast:
     """Mean sim(u_i, v_i)."""
     negative: Tensor
     """Mean sim(u_i, v_j) over candidate negatives."""
+    plateau: Tensor
+    """What the unmasked loss is when all embeddings are equal: ln(3B - 2), less where answers repeat."""
 
 
 def contrastive(
@@ -36,6 +38,7 @@ def contrastive(
     mask: Mask = "eq5",
     answer_B: Tensor | None = None,
     group_B: Tensor | None = None,
+    other_BXD: Tensor | None = None,
 ) -> Contrast:
     r"""Query-conditioned InfoNCE of Eq. 3 over the four terms of Eq. 4, with the margin mask of Eq. 5.
 
@@ -49,6 +52,7 @@ def contrastive(
             term masked by its own similarity, no answer-answer term, an answer-user term s(v_i, u_j) instead.
         answer_B: ids of the answer texts; pairs with the same answer text are never negatives.
         group_B: ids of the question asked; pairs of different groups are never negatives. Left out, all are.
+        other_BXD: the same users' embeddings for X other queries: hard negatives of the user-user term, masked like it.
     """
     sim_uv = user_BD @ answer_BD.T
     sim_uu = user_BD @ user_BD.T
@@ -67,15 +71,22 @@ def contrastive(
             kept_BB = candidate_BB & (sim_uu <= limit_B1) & (sim_uv <= limit_B1)
         terms = [(sim, kept_BB) for sim in (sim_uv, sim_uu, answer_BD @ answer_BD.T)]
 
+    if other_BXD is not None:
+        other_BX = (other_BXD @ user_BD[:, :, None])[..., 0]
+        kept_BX = other_BX <= limit_B1 if mask != "none" else torch.ones_like(other_BX, dtype=torch.bool)
+        terms.append((other_BX, kept_BX))
+
     positive_B = sim_uv.diagonal() / temperature
     negatives = [(sim / temperature).masked_fill(~kept, -torch.inf) for sim, kept in terms]
     log_z_B = torch.cat([positive_B[:, None], *negatives], 1).logsumexp(1)
     candidates = candidate_BB.sum().clamp(min=1)
+    others = 0 if other_BXD is None else other_BXD.shape[1]
     return Contrast(
         loss=(log_z_B - positive_B).mean(),
         kept=(terms[0][1].sum() / candidates).detach(),
         positive=sim_uv.diagonal().mean().detach(),
         negative=(sim_uv.masked_fill(~candidate_BB, 0).sum() / candidates).detach(),
+        plateau=(3 * candidate_BB.sum(1) + others + 1).log().mean(),
     )
 
 

@@ -1,7 +1,7 @@
 """A model on disk: `config.json`, `model.safetensors`, `tokenizer/`, `README.md` (its card). No pickle, no remote code.
 
-The embedded backbone is stored whole. Of a pretrained one, only what training changed (LoRA and our own parts) is:
-the rest is loaded again from where it came from.
+A backbone that was trained whole (the embedded one, or a pretrained one without LoRA) is stored whole. Of one with
+LoRA, and of a pretrained text encoder, only what training changed is: the rest is loaded again from where it came from.
 """
 
 from __future__ import annotations
@@ -21,16 +21,25 @@ from torch import Tensor, nn
 from qanchor.config import Config, Lora, Model
 from qanchor.errors import ModelError
 from qanchor.model import backbone as backbones
-from qanchor.model.text_encoder import NgramEncoder, SentenceEncoder, TextEncoder, load_text_encoder
+from qanchor.model.sentence_encoder import SentenceEncoder
+from qanchor.model.text_encoder import NgramEncoder, TextEncoder, load_text_encoder
 from qanchor.model.towers import Towers
 
-FORMAT = 1
+FORMAT = 2
+SAMPLE = 64
+"""Numbers of a frozen tensor that a fingerprint reads."""
 
 
-def build(config: Config, texts: list[str]) -> Towers:
-    """A fresh model of a config; `texts` (UserU's queries and answers) train the embedded backbone's tokenizer."""
+def build(config: Config, texts: list[str], vectors: Path | None = None) -> Towers:
+    """A fresh model of a config; `texts` (UserU's queries and answers) train the embedded backbone's tokenizer.
+
+    `vectors` is where a frozen text encoder keeps what it has read, for this run and the next; left out, nowhere.
+
+    Raises:
+        ModelError: backbone or text encoder cannot be loaded.
+    """
     model = config.model
-    text_encoder = load_text_encoder(model.text_encoder)
+    text_encoder = load_text_encoder(_place(model.text_encoder, config.root), model.text_lora, vectors)
     if model.backbone == "embedded":
         tokenizer = backbones.train_tokenizer(texts)
         if isinstance(text_encoder, NgramEncoder):
@@ -39,25 +48,49 @@ def build(config: Config, texts: list[str]) -> Towers:
         backbone.to(backbones.compute_dtype())
         origin: dict[str, Any] = {"kind": "embedded", "config": backbone.config.to_diff_dict()}
     else:
-        tokenizer = backbones.load_tokenizer(model.backbone)
-        backbone = backbones.pretrained_backbone(model.backbone, model)
-        origin = {"kind": "pretrained", "name": model.backbone, "lora": model.lora.model_dump()}
+        name = _place(model.backbone, config.root)
+        tokenizer = backbones.load_tokenizer(name)
+        backbone = backbones.pretrained_backbone(name, model)
+        if model.lora is None:
+            origin = {"kind": "whole", "config": backbone.config.to_diff_dict()}
+        else:
+            origin = {
+                "kind": "pretrained",
+                "name": name,
+                "first_layers": model.first_layers,
+                "lora": model.lora.model_dump(),
+            }
     seeded = model.anchor == "attention" or (model.anchor == "auto" and model.backbone == "embedded")
+    # a body of our own may be shipped, and then meets other logs; a pretrained one follows the paper
+    named = model.backbone == "embedded"
     towers = Towers(
-        backbone, tokenizer, text_encoder, config.modality_names, model.dim, model.prompt_tokens, seeded=seeded
+        backbone, tokenizer, text_encoder, config.modality_names, model.dim, model.prompt_tokens, seeded, named
     )
     towers.settings = {
         "format": FORMAT,
-        "modalities": list(config.modality_names),
-        "events": [config.modality(name).events for name in config.modality_names],
-        "lookback_days": [config.lookback_days(name) for name in config.modality_names],
+        **_logs(config),
         "backbone": origin,
         "text_encoder": text_encoder.settings(),
         "dim": model.dim,
         "prompt_tokens": model.prompt_tokens,
         "seeded": seeded,
+        "named": named,
     }
     return towers
+
+
+def adapt(towers: Towers, config: Config) -> None:
+    """Have a model read the logs of a config. Raises ModelError where it knows other modalities by their order."""
+    towers.call(config.modality_names)
+    towers.settings |= _logs(config)
+
+
+def _logs(config: Config) -> dict[str, Any]:
+    return {
+        "modalities": list(config.modality_names),
+        "events": [config.modality(name).events for name in config.modality_names],
+        "lookback_days": [config.lookback_days(name) for name in config.modality_names],
+    }
 
 
 def save(towers: Towers, folder: Path, card: str) -> None:
@@ -69,8 +102,14 @@ def save(towers: Towers, folder: Path, card: str) -> None:
     (folder / "config.json").write_text(json.dumps(towers.settings, indent=2), encoding="utf-8")
 
 
-def load(folder: Path) -> Towers:
-    """Read a saved model, ready for inference.
+def _place(name: str, root: Path) -> str:
+    """A folder beside the YAML by its whole path; any other name as it is."""
+    folder = root / name
+    return str(folder.resolve()) if name != "embedded" and folder.is_dir() else name
+
+
+def load(folder: Path, vectors: Path | None = None) -> Towers:
+    """Read a saved model, ready for inference; `vectors` as in `build`.
 
     Raises:
         ModelError: the folder holds no qanchor model, or one of another format, or its weights do not fit.
@@ -83,23 +122,27 @@ def load(folder: Path) -> Towers:
         raise ModelError(f"{folder} has format {settings.get('format')!r}, this version reads {FORMAT}: train it anew")
     tokenizer = backbones.load_tokenizer(str(folder / "tokenizer"))
     origin = settings["backbone"]
-    if origin["kind"] == "embedded":
-        backbone = backbones.random_like(origin["config"])
-    else:
-        backbone = backbones.pretrained_backbone(origin["name"], Model(lora=Lora(**origin["lora"])))
+    state = load_file(folder / "model.safetensors")
+    narrow = any(t.dtype == torch.bfloat16 for name, t in state.items() if name.startswith("backbone."))
+    dtype = backbones.compute_dtype() if narrow else torch.float32
+    if origin["kind"] == "pretrained":
+        own = Model(first_layers=origin.get("first_layers"), lora=Lora(**origin["lora"]))
+        backbone = backbones.pretrained_backbone(origin["name"], own)
+    elif origin["kind"] == "whole":
+        backbone = backbones.random_like(origin["config"], dtype)
+    else:  # `build` rounds the embedded one's rotary frequencies, too
+        backbone = backbones.random_like(origin["config"]).to(dtype)
     towers = Towers(
         backbone,
         tokenizer,
-        _text_encoder(settings["text_encoder"]),
+        _text_encoder(settings["text_encoder"], vectors),
         tuple(settings["modalities"]),
         settings["dim"],
         settings["prompt_tokens"],
-        seeded=settings["seeded"],
+        settings["seeded"],
+        settings["named"],
     )
     towers.settings = settings
-    state = load_file(folder / "model.safetensors")
-    if any(tensor.dtype == torch.bfloat16 for tensor in state.values()):
-        towers.backbone.to(backbones.compute_dtype())
     restore(towers, state, str(folder))
     return towers.eval()
 
@@ -125,10 +168,14 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
             own[name].copy_(tensor)
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Sixteen hex digits that change with any weight: what soft prompts are tied to."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights(model).items()):
+def fingerprint(towers: Towers) -> str:
+    """Sixteen hex digits that change with any weight and with the tokenizer: what soft prompts are tied to.
+
+    Of what is frozen (a pretrained backbone, a text encoder) the beginning of each tensor stands for the whole.
+    """
+    digest = hashlib.sha256(backbones.spelling(towers.tokenizer))
+    frozen = {name: p.flatten()[:SAMPLE].bfloat16() for name, p in towers.named_parameters() if not p.requires_grad}
+    for name, tensor in sorted((frozen | weights(towers)).items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().float().numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -139,7 +186,8 @@ def kept_events(towers: Towers) -> npt.NDArray[np.int64]:
     return np.array(towers.settings["events"], np.int64)
 
 
-def _text_encoder(settings: dict[str, Any]) -> TextEncoder:
+def _text_encoder(settings: dict[str, Any], vectors: Path | None) -> TextEncoder:
     if settings["kind"] == "embedded":
         return NgramEncoder(settings["width"], settings["buckets"])
-    return SentenceEncoder(settings["name"], max_tokens=settings["max_tokens"])
+    lora = settings.get("lora")
+    return SentenceEncoder(settings["name"], lora and Lora(**lora), vectors, settings["max_tokens"])

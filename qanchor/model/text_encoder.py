@@ -1,7 +1,8 @@
 """Text encoders: from texts to vectors, each distinct text once.
 
 Two of them with one face: `index(texts)` does the slow part once per text table, `forward(indexed, rows)` gives
-vectors [R, W] for some of its rows, with gradients where the encoder learns.
+vectors [R, W] for some of its rows, with gradients where the encoder learns. The embedded one is here; pretrained ones
+are in sentence_encoder.py.
 """
 
 from __future__ import annotations
@@ -9,23 +10,16 @@ from __future__ import annotations
 import itertools
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qanchor.errors import ModelError
-
-
-class Indexed(Protocol):
-    """A text table made ready for one encoder."""
-
-    def __len__(self) -> int: ...
+from qanchor.config import Lora
 
 
 class TextEncoder(nn.Module):
@@ -34,7 +28,8 @@ class TextEncoder(nn.Module):
     width: int
     """W, the length of a text vector."""
 
-    def index(self, texts: Sequence[str]) -> Any:
+    def index(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> Any:
+        """A text table made ready for this encoder; `progress` is told of every so many texts that are done."""
         raise NotImplementedError
 
     def forward(self, indexed: Any, rows: Tensor) -> Tensor:
@@ -79,8 +74,10 @@ class NgramEncoder(TextEncoder):
         self.vectors = nn.EmbeddingBag(buckets, width, mode="sum", include_last_offset=True)
         self.log_weight = nn.Parameter(torch.zeros(buckets))
 
-    def index(self, texts: Sequence[str]) -> NgramTable:
+    def index(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NgramTable:
         grams = [_grams(text) for text in texts]
+        if progress:
+            progress(len(texts))
         offsets = np.concatenate([[0], np.cumsum([len(g) for g in grams], dtype=np.int64)])
         flat = np.fromiter(itertools.chain.from_iterable(grams), np.int64, count=int(offsets[-1])) % self.buckets
         return NgramTable(torch.from_numpy(flat), torch.from_numpy(offsets))
@@ -149,67 +146,14 @@ def _grams(text: str) -> list[int]:
     return grams
 
 
-@dataclass(frozen=True)
-class VectorTable:
-    """Finished vectors of every text."""
+def load_text_encoder(name: str, lora: Lora | None = None, vectors: Path | None = None) -> TextEncoder:
+    """`embedded`, or a Hugging Face sentence encoder by name or folder, whose vectors are kept in `vectors`.
 
-    vectors_TW: Tensor
-
-    def __len__(self) -> int:
-        return len(self.vectors_TW)
-
-
-class SentenceEncoder(TextEncoder):
-    """A frozen Hugging Face sentence encoder (BERT shapes such as gte-base): masked mean of the last layer."""
-
-    def __init__(self, name: str, batch: int = 256, max_tokens: int = 64) -> None:
-        super().__init__()
-        from transformers import AutoModel, AutoTokenizer
-
-        self.name, self.batch, self.max_tokens = name, batch, max_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
-        self.model = AutoModel.from_pretrained(name).eval().requires_grad_(False)
-        self.width = int(self.model.config.hidden_size)
-
-    @torch.no_grad()
-    def index(self, texts: Sequence[str]) -> VectorTable:
-        device = next(self.model.parameters()).device
-        # Sorted by length so that a batch holds little padding.
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        vectors: list[npt.NDArray[np.float32]] = []
-        for start in range(0, len(texts), self.batch):
-            part = [texts[i] for i in order[start : start + self.batch]]
-            tokens = self.tokenizer(
-                part, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-            ).to(device)
-            states_BTW = self.model(**tokens).last_hidden_state
-            mask_BT1 = tokens["attention_mask"][..., None]
-            mean_BW = (states_BTW * mask_BT1).sum(1) / mask_BT1.sum(1)
-            vectors.append(torch.nn.functional.normalize(mean_BW, dim=-1).float().cpu().numpy())
-        table = np.zeros((len(texts), self.width), np.float32)
-        if vectors:
-            table[order] = np.concatenate(vectors)
-        return VectorTable(torch.from_numpy(table))
-
-    def forward(self, indexed: VectorTable, rows: Tensor) -> Tensor:
-        return indexed.vectors_TW[rows].to(next(self.model.parameters()).device)
-
-    def importance(self, indexed: VectorTable) -> Tensor:
-        return torch.ones(len(indexed), device=next(self.model.parameters()).device)
-
-    def settings(self) -> dict[str, Any]:
-        return {"kind": "sentence", "name": self.name, "max_tokens": self.max_tokens}
-
-
-def load_text_encoder(name: str) -> TextEncoder:
-    """`embedded`, or a Hugging Face sentence encoder by name or folder. Raises ModelError when it cannot be loaded."""
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     if name == "embedded":
         return NgramEncoder()
-    try:
-        return SentenceEncoder(name)
-    except (OSError, ValueError) as error:
-        kind = "folder" if Path(name).exists() else "model name"
-        raise ModelError(
-            f"text encoder {name!r} ({kind}) cannot be loaded: {error}; give `embedded`, or a folder with "
-            "config.json, tokenizer files and model.safetensors"
-        ) from error
+    from qanchor.model.sentence_encoder import SentenceEncoder
+
+    return SentenceEncoder(name, lora, vectors)

@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from qanchor.errors import ModelError
 from qanchor.model.attention import Layout
 from qanchor.model.batch import Batch
+from qanchor.model.head import Head
 from qanchor.model.hierarchy import Hierarchy, Prefix
 from qanchor.model.seed import AnchorSeed, Words
 from qanchor.model.text_encoder import TextEncoder, query_words
@@ -52,51 +54,6 @@ class Tokens:
         return id_XL[..., cut], mask_XL[..., cut]
 
 
-class Centre(nn.Module):
-    """Takes the mean out of one tower's projections and brings each dimension to unit variance.
-
-    At the start all users' states have a cosine of .99. In training the mean is each question's own over the users of
-    the batch, so that what is left is what tells users apart, not what the question is about; at inference it is the
-    running mean of all questions, so that a user's embedding depends on that user and query alone.
-    """
-
-    mean: Tensor
-    variance: Tensor
-
-    def __init__(self, width: int, momentum: float = 0.05) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-
-    def forward(self, x_BNO: Tensor) -> Tensor:
-        if not self.training:
-            return (x_BNO - self.mean) * (self.variance + 1e-5).rsqrt()
-        centred_BNO = x_BNO - x_BNO.mean(0)
-        variance_O = centred_BNO.square().mean((0, 1))
-        if torch.is_grad_enabled():  # validation looks at batches in the same way, and leaves no trace
-            with torch.no_grad():
-                self.mean.lerp_(x_BNO.mean((0, 1)), self.momentum)
-                self.variance.lerp_(variance_O, self.momentum)
-        return centred_BNO * (variance_O + 1e-5).rsqrt()
-
-
-class Head(nn.Module):
-    """The projection head that both towers share: linear, centred (each tower by itself), unit length."""
-
-    def __init__(self, width: int, out: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, out, bias=False)
-        self.anchor = Centre(out)
-        self.answer = Centre(out)
-
-    def forward(self, state_BND: Tensor, tower: str) -> Tensor:
-        """[B, N, D] final states of the `anchor` or the `answer` tower -> [B, N, O] embeddings."""
-        centre = self.anchor if tower == "anchor" else self.answer
-        out_BNO: Tensor = self.linear(state_BND.to(self.linear.weight.dtype)).float()
-        return F.normalize(centre(out_BNO), dim=-1)
-
-
 class Towers(nn.Module):
     """Both towers with all their parts: everything that is trained."""
 
@@ -109,19 +66,15 @@ class Towers(nn.Module):
         dim: int = 128,
         prompt_tokens: int = 6,
         seeded: bool = True,
+        named: bool = True,
     ) -> None:
         super().__init__()
         width = int(backbone.config.hidden_size)
-        self.backbone, self.tokenizer, self.text_encoder, self.modalities = (
-            backbone,
-            tokenizer,
-            text_encoder,
-            modalities,
-        )
-        self.width, self.dim, self.seeded = width, dim, seeded
+        self.backbone, self.tokenizer, self.text_encoder = backbone, tokenizer, text_encoder
+        self.width, self.dim, self.seeded, self.named = width, dim, seeded, named
         self.settings: dict[str, Any] = {}
         """What `persistence` needs to build this model again."""
-        self.hierarchy = Hierarchy(len(modalities), text_encoder.width, width)
+        self.hierarchy = Hierarchy(len(modalities), text_encoder.width, width, named)
         self.seed = AnchorSeed(text_encoder.width, width) if seeded else None
         self.answer_seed = (
             nn.EmbeddingBag(len(tokenizer), width, mode="mean", padding_idx=tokenizer.pad_token_id) if seeded else None
@@ -131,6 +84,7 @@ class Towers(nn.Module):
         self.prompt = nn.Parameter(torch.randn(prompt_tokens, width) * 0.02)
         """The shared soft prompt that pretraining learns; every scenario's own prompt starts from it."""
         self.head = Head(width, dim)
+        self.call(modalities)
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +95,16 @@ class Towers(nn.Module):
         """What the backbone computes in; our own small parts around it are fp32."""
         dtype: torch.dtype = self.backbone.get_input_embeddings().weight.dtype
         return dtype
+
+    def call(self, modalities: tuple[str, ...]) -> None:
+        """Read logs of these modalities from now on. Raises ModelError where they are known by their order only."""
+        if not self.named and len(modalities) != len(self.hierarchy.by_order):
+            raise ModelError(
+                f"this model has adapters for {len(self.hierarchy.by_order)} modalities, got {', '.join(modalities)}: "
+                "use the config that it was trained with, or train anew"
+            )
+        self.modalities = modalities
+        self.names = self.text_encoder.index(list(modalities)) if self.named else None
 
     def tokens(self, texts: Sequence[str], side: str) -> Tokens:
         """Tokenise distinct texts once: `left` padding for queries, `right` for answers."""
@@ -158,7 +122,7 @@ class Towers(nn.Module):
         words = [query_words(text)[:QUERY_WORDS] for text in texts]
         # each query is also a text of its own: row r of the table is query r as a whole
         known = {word: len(texts) + v for v, word in enumerate(dict.fromkeys(word for row in words for word in row))}
-        word_RL = torch.full((len(words), max(map(len, words))), -1)
+        word_RL = torch.full((len(words), max(map(len, words), default=1)), -1)
         for r, query in enumerate(words):
             word_RL[r, : len(query)] = torch.tensor([known[word] for word in query])
         indexed = self.text_encoder.index([*texts, *known])
@@ -167,7 +131,8 @@ class Towers(nn.Module):
     def prefix(self, batch: Batch, indexed: Any) -> Prefix:
         """The hierarchical user tokens e_i; `indexed` is the store's text table, indexed by this text encoder."""
         text_UW = self.text_encoder(indexed, batch.text_U)
-        prefix: Prefix = self.hierarchy(batch.to(self.device), text_UW)
+        name_MW = self.text_encoder(self.names, torch.arange(len(self.modalities))) if self.named else None
+        prefix: Prefix = self.hierarchy(batch.to(self.device), text_UW, name_MW)
         return prefix
 
     def seeds(self, prefix: Prefix, queries: Tokens, query_BN: Tensor, prompt_BNKD: Tensor) -> Tensor:
@@ -264,7 +229,7 @@ class Towers(nn.Module):
         return embedding_BNO
 
     def answer(self, answers: Tokens, answer_BN: Tensor) -> Tensor:
-        """v_a [B, N, O] of the answers: the same backbone, its last token. Each distinct answer is read once."""
+        """[B, N, O] projections of the answers: the same backbone, its last token, each distinct answer once."""
         rows, place_BN = torch.unique(answer_BN, return_inverse=True)
         id_AT, mask_AT = answers.take(rows, "right")
         end_A1D = self._answer_end(answers, rows)[:, None]
@@ -278,21 +243,20 @@ class Towers(nn.Module):
             layout=layout,
             use_cache=False,
         ).last_hidden_state
-        embedding_BNO: Tensor = self.head(state_ALD[:, -1][place_BN], "answer")
-        return embedding_BNO
+        return self.head.project(state_ALD[:, -1][place_BN])
 
     def aligned(
         self, prefix: Prefix, queries: Tokens, query_BN: Tensor, answers: Tokens, answer_BN: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Both towers with the backbone bypassed, [B, N, O] each: what the align phase trains.
+        """Projections of both towers with the backbone bypassed, [B, N, O] each: what the align phase trains.
 
-        It equals `anchor` and `answer` as long as the backbone's residual branches are zero.
+        They equal those of `anchor` and `answer` as long as the backbone's residual branches are zero.
         """
         norm = self.backbone.get_decoder().norm
         seed_BND = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
         rows, place_BN = torch.unique(answer_BN, return_inverse=True)
         end_BND = self._answer_end(answers, rows)[place_BN]
-        return self.head(norm(seed_BND.to(self.dtype)), "anchor"), self.head(norm(end_BND.to(self.dtype)), "answer")
+        return self.head.project(norm(seed_BND.to(self.dtype))), self.head.project(norm(end_BND.to(self.dtype)))
 
     def _answer_end(self, answers: Tokens, rows: Tensor) -> Tensor:
         """[A, D] the input at an answer's last token: a learned constant, plus the mean of its tokens if seeded."""

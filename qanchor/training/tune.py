@@ -1,18 +1,22 @@
 """Cluster-based soft prompt tuning (section 3.2.3, Eq. 7): six vectors a scenario, everything else frozen.
 
 A user's prefix does not depend on the scenario, so it is computed once and kept (tokens and KV); each step runs only
-suffixes, of all scenarios at once. Every scenario draws its own users, half of each class, so that rare positives
-are seen; the shared prompt of pretraining is where every scenario starts, and it stays where validation users say
-that nothing better was found.
+suffixes, of all scenarios at once. Every scenario draws its own users, as many of each class, so that rare positives
+are seen; the shared prompt of pretraining is where every scenario starts, and what had the lowest loss on validation
+users is kept (docs/decisions/0004-tuning.md). What a scenario draws depends on its name, the seed and the step: in
+whatever company it is tuned, it learns the same.
 
-Shapes: G scenarios, B users of a scenario's batch, R = G * B rows of a step, K prompt vectors, D width, O = 128.
+Shapes: G scenarios, B users of a scenario's batch, R = G * B rows of a step, K prompt vectors, D width, C classes of
+the scenario that has most, O = 128.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,53 +30,71 @@ from qanchor.config import Tune
 from qanchor.errors import TrainingError
 from qanchor.model import losses
 from qanchor.model.prefixes import PrefixCache
+from qanchor.model.prompts import SoftPrompt
 from qanchor.model.towers import Tokens, Towers
 from qanchor.training.checkpoints import Checkpoints, Position
 from qanchor.training.pretrain import autocast
 
-CLASSES = 2
-CHUNK = 512
-"""Users embedded at once when scoring."""
+CHUNK = 64
+"""Users embedded at once: those of like length, so that little of it is padding."""
+START = 64
+"""Training users of each class whose mean a prototype starts from."""
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A scenario's labelled users: rows of the prefix cache and their 0/1 labels."""
+    """A scenario's labelled users: rows of the prefix cache and their classes, 0..C-1."""
 
-    train_row: npt.NDArray[np.int64]
-    train_label: npt.NDArray[np.int64]
-    validation_row: npt.NDArray[np.int64]
-    validation_label: npt.NDArray[np.int64]
+    train_row: Ints
+    train_label: Ints
+    validation_row: Ints
+    validation_label: Ints
+
+    @cached_property
+    def members(self) -> list[Ints]:
+        """Training rows of each class."""
+        classes = int(self.train_label.max(initial=-1)) + 1
+        return [self.train_row[self.train_label == c] for c in range(classes)]
 
     @property
     def lacking(self) -> str:
-        """Why there is nothing to tune on; empty where both classes are seen in training and validation."""
+        """Why there is nothing to tune on; empty where each class is seen in training, and two in validation."""
         for split, label in (("training", self.train_label), ("validation", self.validation_label)):
-            if len(np.unique(label)) < CLASSES:
-                return f"only one class among its {len(label)} {split} users, expected both"
-        return ""
+            if len(np.unique(label)) < 2:
+                return f"only one class among its {len(label)} {split} users, expected two or more"
+        unseen = sorted(set(range(int(self.validation_label.max()) + 1)) - set(self.train_label.tolist()))
+        unseen += [c for c, rows in enumerate(self.members) if not len(rows) and c not in unseen]
+        return f"no training user of class {unseen[0]}, expected some of each from 0 to the highest" if unseen else ""
 
 
 @dataclass(frozen=True)
 class TuneStep:
     step: int
     loss: float
+    """Eq. 7, mean over the scenarios."""
 
 
 @dataclass(frozen=True)
 class TuneCheck:
-    """AUC of the prototypes' logit on validation users, per scenario, and the best so far."""
+    """How each scenario's prototypes do on its validation users after `step` steps."""
 
     step: int
+    loss: dict[str, float]
+    """Eq. 7, each class weighing the same."""
     auc: dict[str, float]
-    best: dict[str, float]
+    """`macro_auc`"""
+    kept: dict[str, float]
+    """and that of the prompt of the lowest loss so far, which is kept."""
 
 
 class Learned(nn.Module):
-    """All that tuning changes, and each scenario's best of it by validation users."""
+    """All that tuning changes, and of each scenario what had the lowest loss on validation users."""
 
     best_prompt_GKD: Tensor
     best_prototype_GCO: Tensor
+    best_loss_G: Tensor
     best_auc_G: Tensor
 
     def __init__(self, prompt_GKD: Tensor, prototype_GCO: Tensor) -> None:
@@ -81,6 +103,7 @@ class Learned(nn.Module):
         self.prototype_GCO = nn.Parameter(prototype_GCO)
         self.register_buffer("best_prompt_GKD", prompt_GKD.detach().clone())
         self.register_buffer("best_prototype_GCO", prototype_GCO.detach().clone())
+        self.register_buffer("best_loss_G", torch.full((len(prompt_GKD),), math.inf, dtype=torch.float64))
         self.register_buffer("best_auc_G", torch.zeros(len(prompt_GKD), dtype=torch.float64))
 
 
@@ -97,10 +120,16 @@ class Tuning:
         seed: int,
         folder: Path,
     ) -> None:
+        """Scenarios are those of `labelled`; `folder` holds the run's checkpoints.
+
+        Raises:
+            TrainingError: a scenario has nothing to tune on.
+        """
         for name, part in labelled.items():
             if part.lacking:
                 raise TrainingError(f"scenario {name!r} has {part.lacking}: widen its rule, or give more users")
-        self.towers, self.cache, self.labelled, self.settings, self.seed = towers, cache, labelled, settings, seed
+        self.towers, self.cache, self.queries, self.labelled = towers, cache, queries, labelled
+        self.settings, self.seed = settings, seed
         self.names = list(labelled)
         self.tokens: Tokens = towers.tokens([queries[name] for name in self.names], "left")
         self.towers.eval()
@@ -109,102 +138,142 @@ class Tuning:
         self.checkpoints = Checkpoints(folder)
 
     def run(self) -> Iterator[TuneStep | TuneCheck]:
-        """500 steps by default, from the last checkpoint if there is one.
+        """500 steps by default, from the last checkpoint if there is one; `prompts` are then each scenario's best.
 
-        Afterwards `learned.best_prompt_GKD` holds each scenario's best prompt by validation AUC.
+        Raises:
+            TrainingError: a loss that is not finite; the message names step and scenario.
         """
         settings, saved = self.settings, self.checkpoints.position()
         optimiser = torch.optim.Adam(self.learned.parameters(), lr=settings.lr)
         if saved:
             self.checkpoints.load(self.learned, optimiser)
-        self.towers.eval()
+        first = saved.step if saved else 0
         frozen = [parameter for parameter in self.towers.parameters() if parameter.requires_grad]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for step in range(saved.step if saved else 0, settings.steps + 1):
-            due = step % settings.validate_every == 0 or step == settings.steps
-            if due and not (saved and step == saved.step):
-                check = self._check(step)
-                self.checkpoints.save(self.learned, optimiser, Position("tune", step, 0.0))
-                yield check
-            if step < settings.steps:
-                for group in optimiser.param_groups:
-                    group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-                loss = self._loss(step)
-                optimiser.zero_grad()
-                torch.autograd.backward(loss)
-                optimiser.step()
-                yield TuneStep(step + 1, loss.item() / len(self.names))
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+            for step in range(first, settings.steps + 1):
+                due = step % settings.validate_every == 0 or step == settings.steps
+                if due and not (saved and step == first):
+                    check = self._check(step)
+                    self.checkpoints.save(self.learned, optimiser, Position("tune", step, 0.0))
+                    yield check
+                if step < settings.steps:
+                    for group in optimiser.param_groups:
+                        group["lr"] = settings.lr * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+                    optimiser.zero_grad()
+                    loss = self._backward(step)
+                    optimiser.step()
+                    yield TuneStep(step + 1, loss)
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
-    def _loss(self, step: int) -> Tensor:
-        """Eq. 7 summed over the scenarios, each on its own balanced batch."""
-        rng = np.random.default_rng((self.seed, step))
-        rows, labels = zip(*(self._draw(rng, name) for name in self.names), strict=True)
-        user_GBO = self._embed(np.stack(rows))
-        return torch.stack(
-            [
-                losses.prototypical(
-                    user_GBO[g],
-                    self.learned.prototype_GCO[g],
-                    torch.from_numpy(labels[g]).to(user_GBO.device),
-                    self.settings.temperature,
+    def prompts(self, model: str) -> dict[str, SoftPrompt]:
+        """Each scenario's best by validation users, for the model of fingerprint `model`."""
+        learned = self.learned
+        return {
+            name: SoftPrompt(
+                name, self.queries[name], learned.best_prompt_GKD[g], learned.best_prototype_GCO[g, :classes], model
+            )
+            for g, (name, classes) in enumerate(self._classes)
+        }
+
+    @property
+    def _classes(self) -> list[tuple[str, int]]:
+        return [(name, len(self.labelled[name].members)) for name in self.names]
+
+    def _backward(self, step: int) -> float:
+        """Adds up the gradients of Eq. 7 of each scenario's own batch; its mean over the scenarios."""
+        batch = self.settings.batch
+        row_GB, class_GB = map(np.stack, zip(*(self._draw(name, step, batch) for name in self.names), strict=True))
+        scenario_R, row_R, class_R = np.repeat(np.arange(len(self.names)), batch), row_GB.ravel(), class_GB.ravel()
+        loss_G = torch.zeros(len(self.names), device=self.towers.device)
+        for picked in self._like_lengths(row_R):
+            user_RO = self._embed(scenario_R[picked], row_R[picked], self.learned.prompt_GKD)
+            parts = {}
+            for g in np.unique(scenario_R[picked]):
+                own = np.flatnonzero(scenario_R[picked] == g)
+                class_B = torch.from_numpy(class_R[picked][own]).to(user_RO.device)
+                prototype_CO = self.learned.prototype_GCO[g, : self._classes[g][1]]
+                mean = losses.prototypical(user_RO[own], prototype_CO, class_B, self.settings.temperature)
+                parts[g] = mean * len(own) / batch
+                loss_G[g] += parts[g].detach()
+            torch.autograd.backward(torch.stack(list(parts.values())).sum())
+        for name, loss in zip(self.names, loss_G.tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"loss of scenario {name!r} is {loss} after {step} steps; expected a finite number: "
+                    "lower `training.tune.lr`"
                 )
-                for g in range(len(self.names))
-            ]
-        ).sum()
+        return loss_G.mean().item()
 
-    def _draw(self, rng: np.random.Generator, name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        part, half = self.labelled[name], self.settings.batch // CLASSES
-        picked = [rng.choice(np.flatnonzero(part.train_label == c), half) for c in range(CLASSES)]
-        chosen = np.concatenate(picked)
-        return part.train_row[chosen], part.train_label[chosen]
+    def _draw(self, name: str, step: int, size: int) -> tuple[Ints, Ints]:
+        """Rows of the cache and classes of a scenario's batch: all classes in turn, whatever their shares."""
+        members = self.labelled[name].members
+        rng = np.random.default_rng((self.seed, zlib.crc32(name.encode()), step))
+        class_B = (step * size + np.arange(size)) % len(members)
+        row_B = np.array([rng.choice(members[c]) for c in class_B])
+        return row_B, class_B
 
-    def _embed(self, row_GB: npt.NDArray[np.int64]) -> Tensor:
-        """u [G, B, O] of each scenario's own users, from cached prefixes; gradients reach the prompts only."""
-        scenarios, users = row_GB.shape
-        scenario_R = torch.arange(scenarios, device=self.towers.device).repeat_interleave(users)
+    def _like_lengths(self, row_R: Ints) -> Iterator[Ints]:
+        """Places in `row_R`, chunk by chunk, users of like length together."""
+        order = np.argsort(self.cache.length_N.numpy()[row_R], kind="stable")
+        for start in range(0, len(order), CHUNK):
+            yield order[start : start + CHUNK]
+
+    def _embed(self, scenario_R: Ints, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
+        """u [R, O] of users for a scenario each, from cached prefixes; gradients reach the prompts only."""
+        query_R = torch.from_numpy(scenario_R).to(self.towers.device)
         with autocast(self.towers):
-            prefix, cached = self.cache.take(row_GB.ravel())
-            prompt_R1KD = self.learned.prompt_GKD[scenario_R][:, None]
-            user_R1O = self.towers.anchor(prefix, self.tokens, scenario_R[:, None], prompt_R1KD, cached)
-        return user_R1O.view(scenarios, users, -1)
+            prefix, cached = self.cache.take(row_R)
+            prompt_R1KD = prompt_GKD[query_R][:, None]
+            user_R1O = self.towers.anchor(prefix, self.tokens, query_R[:, None], prompt_R1KD, cached)
+        return user_R1O[:, 0]
 
     @torch.no_grad()
-    def _embed_one(self, g: int, rows: npt.NDArray[np.int64], prompt_KD: Tensor) -> Tensor:
-        """u [rows, O] of one scenario with a given prompt."""
-        parts = []
-        for start in range(0, len(rows), CHUNK):
-            prefix, cached = self.cache.take(rows[start : start + CHUNK])
-            query_R1 = torch.full((len(prefix), 1), g, device=self.towers.device)
-            with autocast(self.towers):
-                user_R1O = self.towers.anchor(prefix, self.tokens, query_R1, prompt_KD[None, None], cached)
-            parts.append(user_R1O[:, 0])
-        return torch.cat(parts)
+    def _embed_all(self, g: int, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
+        """u [R, O] of any number of users for one scenario."""
+        picked = list(self._like_lengths(row_R))
+        parts = [self._embed(np.full(len(place), g), row_R[place], prompt_GKD) for place in picked]
+        return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(picked)))]
 
     def _class_means(self, prompt_GKD: Tensor) -> Tensor:
-        """[G, C, O] where the prototypes start: the mean base embedding of each class over some training users."""
-        rng = np.random.default_rng(self.seed)
-        means = []
-        for g, name in enumerate(self.names):
-            rows, labels = self._draw(rng, name)
-            user_RO = self._embed_one(g, rows, prompt_GKD[g])
-            means.append(torch.stack([user_RO[torch.from_numpy(labels == c)].mean(0) for c in range(CLASSES)]))
-        return F.normalize(torch.stack(means), dim=-1)
+        """[G, C, O] where the prototypes start: the mean base embedding of some training users of each class."""
+        most = max(classes for _, classes in self._classes)
+        mean_GCO = prompt_GKD.new_zeros(len(self.names), most, self.towers.dim)
+        for g, (name, classes) in enumerate(self._classes):
+            row_R, class_R = self._draw(name, 0, START * classes)
+            user_RO = self._embed_all(g, row_R, prompt_GKD)
+            for c in range(classes):
+                mean_GCO[g, c] = user_RO[class_R == c].mean(0)
+        return F.normalize(mean_GCO, dim=-1)
 
     @torch.no_grad()
     def _check(self, step: int) -> TuneCheck:
-        """Score the prototypes on validation users, and keep what is a scenario's best so far."""
-        auc, learned = {}, self.learned
+        """Try the prototypes on validation users, and keep what is a scenario's best so far."""
+        loss, auc, learned = {}, {}, self.learned
         prototype_GCO = F.normalize(learned.prototype_GCO, dim=-1)
-        for g, name in enumerate(self.names):
-            part = self.labelled[name]
-            user_RO = self._embed_one(g, part.validation_row, learned.prompt_GKD[g])
-            logit_R = user_RO @ (prototype_GCO[g, 1] - prototype_GCO[g, 0])
-            auc[name] = float(roc_auc_score(part.validation_label, logit_R.cpu().numpy()))
-            if auc[name] > learned.best_auc_G[g]:
-                learned.best_auc_G[g] = auc[name]
+        for g, (name, classes) in enumerate(self._classes):
+            part, prototype_CO = self.labelled[name], prototype_GCO[g, :classes]
+            user_RO = self._embed_all(g, part.validation_row, learned.prompt_GKD)
+            class_R = torch.from_numpy(part.validation_label).to(user_RO.device)
+            by_class = [
+                losses.prototypical(
+                    user_RO[class_R == c], prototype_CO, class_R[class_R == c], self.settings.temperature
+                )
+                for c in torch.unique(class_R)
+            ]
+            loss[name] = torch.stack(by_class).mean().item()
+            auc[name] = macro_auc(part.validation_label, user_RO @ prototype_CO.T)
+            if loss[name] < learned.best_loss_G[g]:
+                learned.best_loss_G[g], learned.best_auc_G[g] = loss[name], auc[name]
                 learned.best_prompt_GKD[g] = learned.prompt_GKD[g]
                 learned.best_prototype_GCO[g] = prototype_GCO[g]
-        return TuneCheck(step, auc, dict(zip(self.names, learned.best_auc_G.tolist(), strict=True)))
+        return TuneCheck(step, loss, auc, dict(zip(self.names, learned.best_auc_G.tolist(), strict=True)))
+
+
+def macro_auc(label_R: Ints, logit_RC: Tensor) -> float:
+    """AUC of each class that occurs against all others, by its probability; their mean. For two classes, the AUC."""
+    probability_RC = logit_RC.double().log_softmax(-1).cpu().numpy()
+    return float(np.mean([roc_auc_score(label_R == c, probability_RC[:, c]) for c in np.unique(label_R)]))

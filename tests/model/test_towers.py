@@ -115,7 +115,9 @@ def test_a_bypassed_backbone_equals_one_with_zero_branches(profiles):
     answers, answer_BN = towers.tokens(["coffee", "nothing at all"], "right"), torch.tensor([[0, 1, 1]] * 6)
     query_BN = torch.arange(3).expand(6, 3)
     user, answer = towers.aligned(prefix, queries, query_BN, answers, answer_BN)
-    torch.testing.assert_close(user, towers.anchor(prefix, queries, query_BN), atol=1e-5, rtol=0)
+    suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, query_BN)
+    state_BNSD = towers.read(prefix, suffix_BNSD, mask_BNS)
+    torch.testing.assert_close(user, towers.head.project(state_BNSD[:, :, -1]), atol=1e-5, rtol=0)
     torch.testing.assert_close(answer, towers.answer(answers, answer_BN), atol=1e-5, rtol=0)
 
 

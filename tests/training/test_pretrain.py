@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from conftest import random_profiles, tiny_towers
+from training_world import SETTINGS, corpora, userqa
 
-from qanchor.config import Pretrain
 from qanchor.errors import TrainingError
 from qanchor.model import persistence
 from qanchor.training.pairs import Pairs
-from qanchor.training.pretrain import Corpus, Pretraining, Step, Validation
-
-SETTINGS = Pretrain(align_steps=6, steps=6, batch=8, pairs=2, lr=3e-3, validate_every=3)
-
-
-def userqa(profiles) -> pl.DataFrame:
-    """One question on each of three words: how many events name it."""
-    rows = []
-    keys = profiles.keys()
-    for n, (user, as_of) in enumerate(keys.iter_rows()):
-        own = profiles.text[profiles.offsets[n] : profiles.offsets[n + 1]]
-        for word in ("coffee", "concert", "rent"):
-            times = sum(word in profiles.texts.text[t] for t in own)
-            rows.append((user, as_of, "uqa", word, f"how often does the user {word}?", f"{word} {times} times", 0))
-    schema = ["user_id", "as_of", "source", "topic", "query", "answer", "cohort"]
-    return pl.DataFrame(rows, schema=schema, orient="row", schema_overrides={"as_of": pl.Datetime("us")})
-
-
-def corpora(towers):
-    kept = np.array([8, 6])
-    made = []
-    for seed in (1, 2):
-        profiles = random_profiles(40, seed)
-        texts = towers.text_encoder.index(profiles.texts.text)
-        made.append(Corpus.of(towers, profiles, Pairs(userqa(profiles), profiles), kept, texts))
-    return made
+from qanchor.training.pretrain import Pretraining, Step, Validation
 
 
 def run(folder, stop_after=None):
@@ -51,33 +28,36 @@ def run(folder, stop_after=None):
     return losses, persistence.weights(towers)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("stop", [("align", 3), ("align", 6), ("open", 3)])
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, stop):
-    whole_losses, whole = run(tmp_path / "whole")
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, whole, stop):
+    losses, weights = whole
     first, _ = run(tmp_path / "cut", stop)
     rest, resumed = run(tmp_path / "cut")
-    assert first + rest == whole_losses
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert first + rest == losses
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
 
-def test_a_crash_in_the_middle_of_a_checkpoint_leaves_the_old_one(tmp_path, monkeypatch):
-    import os
-
+def test_a_crash_in_the_middle_of_a_checkpoint_leaves_the_old_one(tmp_path, monkeypatch, whole):
     real, calls = os.replace, []
 
-    def dies_at_the_swap(source, target):
-        calls.append(target)
-        if len(calls) == 6:  # the old checkpoint is moved away, the new one is not yet there
+    def dies_at_the_rename(source, target):
+        calls.append(target.name)
+        if calls.count("last-1"):
             raise KeyboardInterrupt
         real(source, target)
 
-    monkeypatch.setattr(os, "replace", dies_at_the_swap)
+    monkeypatch.setattr(os, "replace", dies_at_the_rename)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut")
     monkeypatch.undo()
+    assert (tmp_path / "cut" / "last.new" / "position.json").exists()
     _, resumed = run(tmp_path / "cut")
-    _, whole = run(tmp_path / "whole")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert all(torch.equal(whole[1][name], resumed[name]) for name in resumed)
 
 
 def test_training_lowers_the_loss(tmp_path):
@@ -101,13 +81,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_users(tmp_path):
 
 def test_pairs_of_other_users_are_refused():
     with pytest.raises(TrainingError, match="UserU holds no pair"):
-        Pairs(userqa(random_profiles(5)).with_columns(user_id=pl.lit("stranger")), random_profiles(5))
+        Pairs(
+            userqa(random_profiles(5)).with_columns(user_id=pl.lit("stranger")),
+            random_profiles(5).keys(),
+            random_profiles(5),
+        )
 
 
 def test_a_batch_asks_all_its_users_the_same_topics():
     profiles = random_profiles(30)
-    pairs = Pairs(userqa(profiles), profiles)
+    pairs = Pairs(userqa(profiles), profiles.keys(), profiles)
     drawn = pairs.draw(np.random.default_rng(0), 10, 2)
-    for n, topic in enumerate(drawn.topic_N):
-        assert {pairs.queries[q] for q in drawn.query_BN[:, n]} == {f"how often does the user {pairs.topics[topic]}?"}
-    assert len(set(drawn.profile_B)) == 10
+    for n, topic in enumerate(drawn.topic_BN[0]):
+        assert {pairs.queries[q] for q in drawn.query_LN[:, n]} == {f"how often does the user {pairs.topics[topic]}?"}
+    assert (drawn.topic_BN == drawn.topic_BN[0]).all()
+    assert len(set(drawn.profile_L)) == 10
