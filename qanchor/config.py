@@ -246,6 +246,8 @@ class Model(Section):
     hidden: Annotated[int, Field(ge=32)] = 256
     layers: Annotated[int, Field(ge=1)] = 1
     """`hidden` and `layers` size the embedded backbone only."""
+    start: str | None = None
+    """Weights that an embedded backbone starts from: a folder, or `qanchor-small`, which ships with the package."""
 
 
 class Pretrain(Section):
@@ -275,6 +277,9 @@ class Pretrain(Section):
     result is the same). Left out, a batch is one pass."""
     checkpointing: bool = False
     """Keep only the layers' inputs for the backward pass and compute the rest again: less memory, a third more time."""
+    compile: bool = False
+    """Compile the backbone's layers (`torch.compile`, needs a C++ compiler): on a CPU the open phase starts about 45
+    seconds later and goes a fifth faster, so that it pays from some 150 steps of it on."""
     validate_every: Annotated[int, Field(ge=1)] = 100
 
 

@@ -15,9 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def write(
-    path: Path, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NGO: npt.NDArray[np.float32]
-) -> None:
+def write(path: Path, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NGO: npt.NDArray[np.float32]) -> None:
     """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically."""
     users, count, width = embedding_NGO.shape
     flat = pa.array(np.ascontiguousarray(embedding_NGO.transpose(1, 0, 2)).reshape(-1))

@@ -186,10 +186,12 @@ class Project:
         if ranks.first and not (folder / "start" / "config.json").exists():
             said = pl.concat([frame.select(text=column).unique() for column in ("query", "answer")]).collect()
             torch.manual_seed(training.seed)
-            persistence.save(persistence.build(self.config, sorted(said["text"])), folder / "start", self._card())
+            persistence.save(persistence.begin(self.config, sorted(said["text"])), folder / "start", self._card())
         ranks.wait()
-        towers = persistence.load(folder / "start").to(ranks.device)
-        texts = towers.text_encoder.index(self.store.texts().text)
+        towers = persistence.load(folder / "start", self.out / "vectors").to(ranks.device).train()
+        described = self.store.texts().described
+        with self.stages.progress("texts", len(described)) as advance:
+            texts = towers.text_encoder.index(described, lambda n: advance(n, ""))
 
         def corpus(split: str) -> Corpus:
             keys = self.requests[self.rows(split)]
@@ -235,7 +237,7 @@ class Project:
     def _tune(self, digest: str) -> None:
         if not self.config.scenarios:
             raise ConfigError("the config names no scenario: add `scenarios:` with a query and a label rule each")
-        towers = persistence.load(self.out / "model")
+        towers = persistence.load(self.out / "model", self.out / "vectors")
         fingerprint, settings = persistence.fingerprint(towers), self.config.training.tune
         rows, folder = self.rows(*TRAINING_SPLITS), self.out / "checkpoints" / digest
         with self.stages.progress("prefixes", len(rows)) as advance:
@@ -275,7 +277,7 @@ class Project:
         self.stages.run("embed", {}, ("tune",), lambda _: self._embed())
 
     def _embed(self) -> None:
-        model = QAnchor.from_pretrained(self.out / "model")
+        model = QAnchor.from_pretrained(self.out / "model", self.out / "vectors")
         names = list(self.config.scenarios)
         queries = [self.config.scenarios[name].query for name in names]
         with self.stages.progress("embed", len(self.past)) as advance:

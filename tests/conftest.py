@@ -58,7 +58,9 @@ def random_profiles(
     )
 
 
-def tiny_towers(seed: int = 0, width: int = 64, layers: int = 2, seeded: bool = True, live: bool = True) -> Towers:
+def tiny_towers(
+    seed: int = 0, width: int = 64, layers: int = 2, seeded: bool = True, live: bool = True, named: bool = True
+) -> Towers:
     """A small embedded model; `live` gives its residual branches weights, which start at zero otherwise."""
     torch.manual_seed(seed)
     tokenizer = train_tokenizer([" ".join(WORDS), "will this user do it? nothing, three times"], 300)
@@ -67,9 +69,7 @@ def tiny_towers(seed: int = 0, width: int = 64, layers: int = 2, seeded: bool = 
         for layer in backbone.get_decoder().layers:
             torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.1)
             torch.nn.init.normal_(layer.mlp.down_proj.weight, std=0.1)
-    towers = Towers(
-        backbone, tokenizer, NgramEncoder(32, 512), ("bill", "mini"), dim=16, prompt_tokens=3, seeded=seeded
-    )
+    towers = Towers(backbone, tokenizer, NgramEncoder(32, 512), ("bill", "mini"), 16, 3, seeded, named)
     towers.settings = {
         "format": 2,
         "modalities": ["bill", "mini"],
@@ -79,7 +79,7 @@ def tiny_towers(seed: int = 0, width: int = 64, layers: int = 2, seeded: bool = 
         "dim": 16,
         "prompt_tokens": 3,
         "seeded": seeded,
-        "named": True,
+        "named": named,
     }
     return towers.eval()
 

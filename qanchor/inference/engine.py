@@ -41,10 +41,14 @@ class QAnchor:
         self.prompts = dict(prompts or {})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> QAnchor:
-        """Load a saved model with its soft prompts. Raises ModelError when the folder holds none that fits."""
-        folder = Path(folder)
-        towers = persistence.load(folder)
+    def from_pretrained(cls, folder: str | Path, vectors: Path | None = None) -> QAnchor:
+        """Load a saved model with its soft prompts; `qanchor-small` is the one that ships with the package.
+
+        `vectors` is where a frozen text encoder keeps what it has read; left out, nowhere. Raises ModelError when the
+        folder holds no model, or a prompt of another.
+        """
+        folder = persistence.find(folder)
+        towers = persistence.load(folder, vectors)
         fingerprint = persistence.fingerprint(towers)
         paths = sorted((folder / "prompts").glob("*.safetensors"))
         return cls(towers, {path.stem: SoftPrompt.load(path, fingerprint) for path in paths})
@@ -146,7 +150,4 @@ class QAnchor:
                 f"no soft prompt for {unknown[0]!r}; tuned are: {known}. Tune it, or pass its query instead"
             )
         if profiles.modalities != self.towers.modalities:
-            raise ModelError(
-                f"profiles have the modalities {profiles.modalities}, the model was trained on "
-                f"{self.towers.modalities}: use the config that it was trained with"
-            )
+            self.towers.call(profiles.modalities)

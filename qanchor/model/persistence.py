@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qanchor.config import Config, Lora, Model
+from qanchor.config import Config, Lora, Modality, Model
 from qanchor.errors import ModelError
 from qanchor.model import backbone as backbones
 from qanchor.model.sentence_encoder import SentenceEncoder
@@ -77,6 +78,33 @@ def build(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
         "named": named,
     }
     return towers
+
+
+def begin(config: Config, texts: list[str], vectors: Path | None = None) -> Towers:
+    """What a config's training begins with: the weights that it names as its start, or a fresh model (see `build`).
+
+    Raises:
+        ModelError: the start is of another size than the config asks for; or as in `build`.
+    """
+    model = config.model
+    if model.backbone != "embedded" or model.start is None:
+        return build(config, texts, vectors)
+    towers = load(find(_place(model.start, config.root)), vectors)
+    asked = (model.hidden, model.layers, model.dim, model.prompt_tokens)
+    has = (towers.width, towers.backbone.config.num_hidden_layers, towers.dim, len(towers.prompt))
+    if asked != has or model.text_encoder != "embedded" or model.anchor == "constant":
+        raise ModelError(
+            f"`model` asks for hidden, layers, dim, prompt_tokens {asked}, text encoder {model.text_encoder}, anchor "
+            f"{model.anchor}; {model.start} has {has}, embedded, attention: `model.start: null` trains from scratch"
+        )
+    adapt(towers, config)
+    return towers
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a saved model: a path, or the name of weights that ship with the package."""
+    shipped = Path(str(resources.files("qanchor") / "weights" / str(name)))
+    return shipped if not Path(name).exists() and (shipped / "config.json").exists() else Path(name)
 
 
 def adapt(towers: Towers, config: Config) -> None:
@@ -182,8 +210,9 @@ def fingerprint(towers: Towers) -> str:
 
 
 def kept_events(towers: Towers) -> npt.NDArray[np.int64]:
-    """[M] K_m of Eq. 2, by modality."""
-    return np.array(towers.settings["events"], np.int64)
+    """[M] K_m of Eq. 2, by modality; the default for those that the model was not trained with."""
+    known = dict(zip(towers.settings["modalities"], towers.settings["events"], strict=True))
+    return np.array([known.get(name, Modality().events) for name in towers.modalities], np.int64)
 
 
 def _text_encoder(settings: dict[str, Any], vectors: Path | None) -> TextEncoder:

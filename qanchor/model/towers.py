@@ -84,7 +84,8 @@ class Towers(nn.Module):
         self.prompt = nn.Parameter(torch.randn(prompt_tokens, width) * 0.02)
         """The shared soft prompt that pretraining learns; every scenario's own prompt starts from it."""
         self.head = Head(width, dim)
-        self.call(modalities)
+        self.modalities = modalities
+        self.names = text_encoder.index(list(modalities)) if named else None
 
     @property
     def device(self) -> torch.device:
@@ -97,14 +98,13 @@ class Towers(nn.Module):
         return dtype
 
     def call(self, modalities: tuple[str, ...]) -> None:
-        """Read logs of these modalities from now on. Raises ModelError where they are known by their order only."""
-        if not self.named and len(modalities) != len(self.hierarchy.by_order):
+        """Read logs of these modalities from now on. Raises ModelError where modalities are known by their order."""
+        if not self.named:
             raise ModelError(
-                f"this model has adapters for {len(self.hierarchy.by_order)} modalities, got {', '.join(modalities)}: "
+                f"this model has an adapter for each of {', '.join(self.modalities)}, got {', '.join(modalities)}: "
                 "use the config that it was trained with, or train anew"
             )
-        self.modalities = modalities
-        self.names = self.text_encoder.index(list(modalities)) if self.named else None
+        self.modalities, self.names = modalities, self.text_encoder.index(list(modalities))
 
     def tokens(self, texts: Sequence[str], side: str) -> Tokens:
         """Tokenise distinct texts once: `left` padding for queries, `right` for answers."""

@@ -151,7 +151,8 @@ class Objective:
 
         A user's pairs share its prefix; the answers stand behind their own `<USER_EMB>`.
         """
-        towers, answers = self.towers, self.corpus.answers if self.settings.ntp > 0 else None
+        towers = self.towers
+        answers = self.corpus.answers if self.settings.ntp > 0 and towers.training else None
         suffix_CNSD, mask_CNS = towers.suffixes(
             prefix, self.corpus.queries, chunk.query_CN, None, answers, chunk.answer_CN
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +39,8 @@ WARMUP = 20
 WEIGHT_DECAY = 0.01
 OPEN_LR = 0.25
 """Peak learning rate of the open phase against that of an align phase before it."""
+COUNTED = 8
+"""Users on whom the FLOPs of a token are counted."""
 
 
 class Pretraining:
@@ -64,7 +67,9 @@ class Pretraining:
         self.watch = Watch(Objective(towers, validation, settings, ranks), settings, seed)
         self.phases = {"align": settings.align_steps if towers.seeded else 0, "open": settings.steps}
         if settings.checkpointing:
-            towers.backbone.activation_checkpointing_enable()
+            with warnings.catch_warnings():  # its old name, the only one that every transformers 5 knows
+                warnings.simplefilter("ignore", FutureWarning)
+                towers.backbone.gradient_checkpointing_enable({"use_reentrant": False})
 
     def run(self) -> Iterator[Step | Validation]:
         """Train from the last checkpoint, or from the start; ends with the best weights loaded.
@@ -97,8 +102,13 @@ class Pretraining:
         if first:
             self.checkpoints.load(self.towers, optimiser)
             masters.publish()
+        if first == steps:
+            return
         self.towers.train()
-        flops = self.objective.flops(self._draw(phase, first), phase == "align") if first < steps else 0.0
+        flops = self.objective.flops(self._draw(phase, first, COUNTED), phase == "align")
+        if settings.compile and phase == "open":  # not before: what has run under the counter is never compiled
+            for layer in self.towers.backbone.get_decoder().layers:
+                layer.compile(dynamic=True)
         since: list[Step] = []
         for step in range(first, steps):
             for group in optimiser.param_groups:
@@ -153,9 +163,9 @@ class Pretraining:
             "finite numbers: lower `training.pretrain.lr`, or look at these users' values"
         )
 
-    def _draw(self, phase: str, step: int) -> PairBatch:
+    def _draw(self, phase: str, step: int, users: int | None = None) -> PairBatch:
         rng = np.random.default_rng(self._place(phase, step))
-        return self.train.pairs.draw(rng, self.settings.batch, self.settings.pairs, self.settings.mixed)
+        return self.train.pairs.draw(rng, users or self.settings.batch, self.settings.pairs, self.settings.mixed)
 
     def _place(self, phase: str, step: int) -> tuple[int, int, int]:
         """What all chance of a step comes from."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -61,10 +63,22 @@ def test_a_prompt_of_another_model_is_refused(towers, tmp_path):
 def test_unknown_scenarios_and_modalities_are_refused(towers, profiles):
     with pytest.raises(ModelError, match="no soft prompt for 'rent'; tuned are: coffee"):
         QAnchor(towers, tuned(towers)).embed(profiles, ["rent"])
-    with pytest.raises(ModelError, match="modalities"):
-        QAnchor(towers).embed(random_profiles(modalities=("bill", "spm")), queries=QUERIES)
+    with pytest.raises(ModelError, match="an adapter for each of bill, mini, got bill, spm"):
+        QAnchor(tiny_towers(named=False)).embed(random_profiles(modalities=("bill", "spm")), queries=QUERIES)
     with pytest.raises(ModelError, match="holds no model"):
         QAnchor.from_pretrained("/nowhere")
+
+
+def test_modalities_are_known_by_their_names(towers, profiles):
+    model = QAnchor(towers)
+    before = model.embed(profiles, queries=QUERIES)
+    renamed = dataclasses.replace(profiles, modalities=("orders", "clicks"))
+    other = model.embed(renamed, queries=QUERIES)
+    assert other.shape == before.shape
+    assert abs(other - before).max() > 1e-4
+    assert np.array_equal(model.embed(profiles, queries=QUERIES), before)
+    three = random_profiles(modalities=("bill", "mini", "spm"))
+    assert model.embed(three, queries=QUERIES).shape[1:] == before.shape[1:]
 
 
 def hugging_face_folders(tmp_path):

@@ -64,6 +64,27 @@ def test_contrastive_is_finite_in_log_space_at_tiny_temperatures():
     assert torch.isfinite(u.grad).all()
 
 
+def test_other_queries_of_a_user_are_negatives_of_the_user_user_term():
+    u, v, others = unit(6, 0), unit(6, 1), torch.stack([unit(6, 2), unit(6, 3)], 1)
+    sims = [[float(u[i] @ others[i, x]) for x in range(2)] for i in range(6)]
+    slow = 0.0
+    for i in range(6):
+        positive = float(u[i] @ v[i])
+        z = math.exp(positive / 0.2) + sum(math.exp(s / 0.2) for s in sims[i] if s <= positive + 0.1)
+        for j in range(6):
+            if j != i and max(float(u[i] @ u[j]), float(u[i] @ v[j])) <= positive + 0.1:
+                z += sum(math.exp(float(a @ b) / 0.2) for a, b in ((u[i], v[j]), (u[i], u[j]), (v[i], v[j])))
+        slow -= math.log(math.exp(positive / 0.2) / z) / 6
+    got = losses.contrastive(u, v, 0.2, 0.1, "eq5", other_BXD=others)
+    assert got.loss.item() == pytest.approx(slow, rel=1e-10)
+
+
+def test_the_plateau_is_the_loss_of_equal_embeddings():
+    same, answers = F.normalize(torch.ones(6, 4), dim=-1), torch.tensor([0, 1, 1, 2, 3, 1])
+    got = losses.contrastive(same, same, 0.07, mask="none", answer_B=answers, other_BXD=same[:, None])
+    assert got.plateau.item() == pytest.approx(got.loss.item(), rel=1e-5)
+
+
 def test_collapse_reads_ln_3b_minus_2():
     """All embeddings equal: the plateau that training watches for (design, section 7)."""
     same = F.normalize(torch.ones(16, 4), dim=-1)

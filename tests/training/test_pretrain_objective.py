@@ -16,6 +16,7 @@ from qanchor.model.batch import collate
 from qanchor.training.corpus import Corpus
 from qanchor.training.masters import Masters
 from qanchor.training.objective import Objective
+from qanchor.training.pretrain import Pretraining
 from qanchor.training.ranks import ALONE
 
 OPEN = SETTINGS.model_copy(update={"batch": 10, "pairs": 3, "temperature": 0.3})
@@ -138,10 +139,10 @@ def test_the_order_of_chunks_does_not_matter(monkeypatch):
     assert_same((forwards.loss, expected), (backwards.loss, gradients(towers)))
 
 
-def test_activation_checkpointing_changes_nothing():
+def test_activation_checkpointing_changes_nothing(tmp_path):
     towers, corpus, drawn = world()
     whole = measured(towers, corpus, drawn, False)
-    towers.backbone.activation_checkpointing_enable()
+    Pretraining(towers, corpus, corpus, OPEN.model_copy(update={"checkpointing": True}), 0, tmp_path)
     kept = []
     hook = towers.backbone.get_decoder().layers[0].input_layernorm.register_forward_hook(lambda *_: kept.append(1))
     assert_same(measured(towers, corpus, drawn, False, checkpointing=True), whole)

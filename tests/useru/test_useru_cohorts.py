@@ -13,7 +13,6 @@ from useru_world import AS_OF, World, build, profiles, settings, simulate
 
 from qanchor.config import Config, parse
 from qanchor.events.profiles import DAY, Profiles, Texts
-from qanchor.useru import dataset
 from qanchor.useru.cohorts import Interviewer
 
 

@@ -1,0 +1,501 @@
+"""How fast a pretraining step is: `python benchmarks/training.py [--run runs/demo] [--device cuda]`, a table and JSON.
+
+RUN is a run folder of the simulated wallet with raw/ and store/ (`qanchor demo` makes one); UserU is built anew of some
+of its training users. Contestants take turns, `--repeats` times; each number is the median.
+
+1. The embedded default's step, 64 users of 4 pairs, in both phases, against its *floor*: the FLOPs of the packed work,
+   without padding, at the rate of products of the model's own sizes, measured between the steps. Target 60% on a CPU.
+2. The authors' layout on the same backbone, by the same losses and optimiser: 710 fixed slots a user, each event's text
+   read anew at every step by an encoder of BERT's size, one pair a prefix. It is treated kindly: the encoder is frozen
+   and without gradient, empty slots hold zeros that it never reads, the tabular slots are one text copied, texts are
+   tokenised beforehand. `texts once` is that layout with a table in the encoder's place, which tells the share of the
+   slots in the ratio from that of the texts. Target: 10 times as many pairs a second.
+3. The shape of Qwen2.5-0.5B, random weights, LoRA r=64, as `recipe: paper-0.5b` has it: FLOPs against the rate of large
+   square products (MFU). On a CPU a tiny batch; on a GPU 2,048 pairs by gradient caching, target 45%.
+4. Gradient caching: peak memory (fresh processes) and seconds of a step with and without `chunk`, and both losses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from qanchor.config import Lora, Model, Pretrain
+from qanchor.model import backbone as backbones
+from qanchor.model import persistence
+from qanchor.model.batch import Batch
+from qanchor.model.hierarchy import Adapter, Prefix
+from qanchor.model.text_encoder import TextEncoder
+from qanchor.model.towers import Towers
+from qanchor.model.vectors import VectorTable
+from qanchor.pipeline import Project
+from qanchor.training.corpus import Corpus
+from qanchor.training.masters import Masters
+from qanchor.training.objective import Objective
+from qanchor.training.pairs import PairBatch, Pairs
+from qanchor.training.ranks import ALONE
+from qanchor.training.speed import matmul_rate, settle
+from qanchor.useru import build, dataset
+
+TARGETS = {"of floor": 0.6, "times the authors' pairs": 10, "mfu on a GPU": 0.45}
+T = TypeVar("T")
+NOT_YET = "not yet measured: no GPU was at hand"
+SLOTS = {"bill": 250, "mini": 150, "spm": 150, "search": 10, "app": 100, "tabular": 50}
+"""The authors' 710, and the order of the blocks."""
+TEXT_TOKENS, TEXT_WIDTH = 16, 768
+CHUNK = 8_192
+"""Tokens of a forward pass, as `recipe: paper-0.5b` has it."""
+QWEN_05B = {
+    "model_type": "qwen2",
+    "vocab_size": 151_936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": True,
+    "use_cache": False,
+}
+NOTES: tuple[str, ...] = ()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("--run", type=Path, default=Path("runs/demo"))
+    arguments.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    arguments.add_argument("--users", type=int, default=2_000, help="training users, as (user, as_of)")
+    arguments.add_argument("--repeats", type=int, default=5)
+    arguments.add_argument("--steps", type=int, default=10, help="of the embedded default, in each repeat and phase")
+    arguments.add_argument("--compile", action="store_true", help="the open phase also with compiled layers")
+    arguments.add_argument("--quick", action="store_true", help="does it run? small models, nothing is written")
+    arguments.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "training.json")
+    arguments.add_argument("--useru", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--peak", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = arguments.parse_args()
+    if options.quick:
+        options.users, options.repeats, options.steps = 400, 1, 2
+    if options.peak:
+        print(json.dumps(peak(Data(options), *options.peak)))
+        return
+    with tempfile.TemporaryDirectory(prefix="qanchor-training-") as folder:
+        options.useru = Path(folder)
+        data = Data(options)
+        data.build_useru()
+        measured = {"steps": race(data, options), "gradient caching": caching(options)}
+    report(measured, data, options)
+
+
+# -- data -------------------------------------------------------------------------------------------------------
+
+
+class Data:
+    """Some training users of a run and their UserU, in a folder that all processes of the benchmark share."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device, self.quick, self.folder = torch.device(options.device), options.quick, options.useru
+        self.project = Project.open(options.run / "raw" / "qanchor.yaml", options.run, Console(stderr=True))
+        self.config = self.project.config.model_copy(update={"model": Model()})
+        self.keys = self.project.requests[self.project.rows("train")[: options.users]]
+        self.profiles = self.project.store.profiles(self.keys)
+
+    def build_useru(self) -> None:
+        future = self.project.store.futures(self.keys, self.config.windows.predict_days)
+        build.build(self.config, self.profiles, future, self.folder, self.project.stages.progress)
+
+    def embedded(self) -> Towers:
+        frame = dataset.read(self.folder, ("query", "answer"))
+        torch.manual_seed(0)
+        said = sorted({*frame["query"], *frame["answer"]})
+        return persistence.build(self.config, said).to(self.device).train()
+
+    def objective(self, towers: Towers, settings: Pretrain) -> Objective:
+        pairs = Pairs(dataset.scan(self.folder), self.keys, self.profiles)
+        kept = np.array([self.config.modality(name).events for name in self.profiles.modalities], np.int64)
+        texts = towers.text_encoder.index(self.profiles.texts.described)
+        return Objective(towers, Corpus.of(towers, self.profiles, pairs, kept, texts), settings, ALONE)
+
+    def text_tokens(self, tokenizer: Any) -> tuple[Tensor, Tensor]:
+        """[T, 16] ids of every text of the store, and their mask."""
+        ids = [row[:TEXT_TOKENS] for row in tokenizer(self.profiles.texts.described).input_ids]
+        mask_TL = torch.arange(TEXT_TOKENS) < torch.tensor([len(row) for row in ids])[:, None]
+        id_TL = torch.zeros(mask_TL.shape, dtype=torch.long)
+        id_TL[mask_TL] = torch.tensor([*itertools.chain.from_iterable(ids)])
+        return id_TL.to(self.device), mask_TL.to(self.device)
+
+
+def draw(corpus: Corpus, users: int, questions: int, seed: int) -> PairBatch:
+    """So many users, of more than one cohort where one has fewer: that changes the loss, and no time."""
+    rng, parts = np.random.default_rng(seed), []
+    while sum(len(part.place_L) for part in parts) < users:
+        part = corpus.pairs.draw(rng, users, questions)
+        parts += [part] if part.topic_BN.shape[1] == questions else []
+    columns = {f.name: np.concatenate([getattr(part, f.name) for part in parts])[:users] for f in fields(PairBatch)}
+    return PairBatch(**{**columns, "place_L": np.arange(users)})
+
+
+# -- contestants ------------------------------------------------------------------------------------------------
+
+
+class Remembered(TextEncoder):
+    """A frozen encoder whose vectors are on disk already, random ones: what `text_encoder: thenlper/gte-base` costs."""
+
+    width = TEXT_WIDTH
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+    def index(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> VectorTable:
+        vector_TW = np.random.default_rng(0).standard_normal((len(texts), self.width)).astype(np.float16)
+        return VectorTable(vector_TW, np.arange(len(texts)))
+
+    def forward(self, indexed: VectorTable, rows: Tensor) -> Tensor:
+        return torch.from_numpy(indexed.take(rows.numpy())).to(self.device)
+
+
+class FixedSlots(nn.Module):
+    """Eq. 1-2 in the authors' layout: the newest events of each modality in its slots, whatever there is of them.
+
+    `bert` reads the text of every event; without it, vectors come from the text table.
+    """
+
+    def __init__(
+        self, modalities: Sequence[str], width: int, bert: BertModel | None, token_TL: Tensor, mask_TL: Tensor
+    ):
+        super().__init__()
+        self.bert, self.token_TL, self.mask_TL = bert, token_TL, mask_TL
+        self.slots = [SLOTS[name] for name in modalities]
+        self.copied = modalities.index("tabular")
+        self.event = nn.ModuleList(Adapter(TEXT_WIDTH, width) for _ in modalities)
+        self.modal, self.user = Adapter(width, width), Adapter(len(modalities) * width, width)
+
+    def forward(self, batch: Batch, text_UW: Tensor) -> Prefix:
+        row_R, slot_R, used_R = (part.to(text_UW.device) for part in self._places(batch))
+        vector_RW = text_UW[used_R] if self.bert is None else self._read(batch.text_U.to(text_UW.device)[used_R])
+        h_BSW = vector_RW.new_zeros(len(batch), sum(self.slots), TEXT_WIDTH).index_put((row_R, slot_R), vector_RW)
+        mask_BS = torch.zeros(h_BSW.shape[:2], dtype=torch.bool, device=h_BSW.device)
+        mask_BS[row_R, slot_R] = True
+        start = sum(self.slots[: self.copied])
+        copies = slice(start, start + self.slots[self.copied])
+        h_BSW[:, copies], mask_BS[:, copies] = h_BSW[:, start, None], mask_BS[:, start, None]
+
+        blocks = zip(self.event, h_BSW.split(self.slots, 1), mask_BS.split(self.slots, 1), strict=True)
+        tokens, means = [], []
+        for adapter, h_BKW, mask_BK in blocks:
+            tokens.append(adapter(h_BKW))
+            means.append((tokens[-1] * mask_BK[..., None]).sum(1) / mask_BK.sum(1).clamp(min=1)[:, None])
+        modal_BMD = self.modal(torch.stack(means, 1))
+        user_B1D = self.user(modal_BMD.flatten(1))[:, None]
+        token_BPD = torch.cat([user_B1D, modal_BMD, *tokens], 1)
+        head_BX = mask_BS.new_ones(len(batch), 1 + len(self.slots))
+        return Prefix(token_BPD, torch.cat([head_BX, mask_BS], 1), token_BPD.new_zeros(0), token_BPD.new_zeros(0))
+
+    def _places(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """User, slot, and row of `batch.text_U` of each event that has a slot; newest first."""
+        kinds = len(self.slots)
+        cell_E = batch.owner_E * kinds + batch.modality_E
+        order = cell_E.argsort(stable=True)  # events are in time order
+        cell_E, modality_E = cell_E[order], batch.modality_E[order]
+        since_E = torch.searchsorted(cell_E, cell_E, right=True) - torch.arange(len(cell_E)) - 1
+        limit_M = torch.tensor([1 if m == self.copied else slots for m, slots in enumerate(self.slots)])
+        kept = since_E < limit_M[modality_E]
+        start_M = torch.tensor(self.slots).cumsum(0) - torch.tensor(self.slots)
+        slot_E = start_M[modality_E] + since_E
+        return batch.owner_E[order][kept], slot_E[kept], batch.text_E[order][kept]
+
+    @torch.no_grad()
+    def _read(self, text_R: Tensor) -> Tensor:
+        """[R, 768] vectors of texts, equal ones read as often as they occur; padded to the longest."""
+        mask_RL = self.mask_TL[text_R]
+        longest = int(mask_RL.sum(1).max())
+        token_RL, mask_RL = self.token_TL[text_R, :longest], mask_RL[:, :longest]
+        state_RLW = self.bert(input_ids=token_RL, attention_mask=mask_RL).last_hidden_state
+        return (state_RLW * mask_RL[..., None]).sum(1) / mask_RL.sum(1)[:, None]
+
+
+class AuthorsTowers(Towers):
+    """The two towers over `FixedSlots`; all that follows the prefix is ours."""
+
+    def prefix(self, batch: Batch, indexed: Any) -> Prefix:
+        prefix: Prefix = self.hierarchy(batch, self.text_encoder(indexed, batch.text_U))
+        return prefix
+
+
+def authors(data: Data, ours: Towers, body: Callable[[], Any], encoder: bool) -> Towers:
+    modalities, (token_TL, mask_TL) = data.profiles.modalities, data.text_tokens(ours.tokenizer)
+    bert = None
+    if encoder:
+        settings = BertConfig(
+            num_hidden_layers=2 if data.quick else 12, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        )
+        bert = BertModel(settings, add_pooling_layer=False).to(data.device, backbones.compute_dtype())
+        bert.requires_grad_(False)
+    towers = AuthorsTowers(body(), ours.tokenizer, Remembered(data.device), modalities, seeded=False, named=False)
+    towers.hierarchy = FixedSlots(modalities, towers.width, bert, token_TL, mask_TL)
+    return towers.to(data.device).train()
+
+
+def qwen(data: Data) -> Any:
+    """Half a billion random weights, LoRA on all projections."""
+    shape = QWEN_05B | ({"num_hidden_layers": 2} if data.quick else {})
+    with torch.device(data.device):
+        model = backbones.random_like(shape, backbones.compute_dtype())
+    return backbones.with_lora(model, Lora(), "CAUSAL_LM")
+
+
+def qwen_towers(data: Data, ours: Towers) -> Towers:
+    modalities = data.profiles.modalities
+    return Towers(qwen(data), ours.tokenizer, Remembered(data.device), modalities, seeded=False).to(data.device).train()
+
+
+# -- measuring --------------------------------------------------------------------------------------------------
+
+
+class Contestant:
+    """A model in training: the step of `Pretraining`, without its log."""
+
+    def __init__(self, objective: Objective, users: int, questions: int, steps: int, bypass: bool = False) -> None:
+        self.objective, self.users, self.questions, self.bypass = objective, users, questions, bypass
+        self.steps, towers = steps, objective.towers
+        self.masters = Masters(towers)
+        self.optimiser = torch.optim.AdamW(self.masters.parameters, lr=1e-4)
+        first = draw(objective.corpus, users, questions, 0)
+        chunks = objective.chunks(first)
+        self.flops = objective.flops(first, bypass)
+        """Of a column, padding included."""
+        self.columns, self.rows = sum(chunk.columns for chunk in chunks), chunks[0].columns
+        for seed in range(min(2, steps)):
+            self.step(seed)
+
+    def step(self, seed: int) -> tuple[float, int]:
+        """The loss and the tokens read; the same batch for the same seed."""
+        drawn = draw(self.objective.corpus, self.users, self.questions, seed)
+        measured = self.objective.backward(drawn, self.bypass, not self.bypass, self.masters, 0)
+        torch.nn.utils.clip_grad_norm_(self.masters.parameters, 1.0)
+        self.optimiser.step()
+        self.masters.publish()
+        settle(self.objective.towers.device)
+        return float(measured.loss), measured.tokens
+
+    def run(self) -> dict[str, float]:
+        """The steps of one repeat, between two looks at what products cost."""
+        towers = self.objective.towers
+        device, inner = towers.device, towers.backbone.config.intermediate_size
+        before = product_rate(self.rows, towers.width, inner, towers.dtype, device)
+        seconds, done = timed(lambda: [self.step(seed) for seed in range(self.steps)])
+        after = product_rate(self.rows, towers.width, inner, towers.dtype, device)
+        matmul_rate.cache_clear()
+        rate, square = (before + after) / 2, matmul_rate(device, towers.dtype)
+        seconds, tokens, pairs = seconds / self.steps, sum(n for _, n in done) / self.steps, self.users * self.questions
+        return {
+            "pairs": pairs,
+            "tokens": tokens,
+            "seconds": seconds,
+            "pairs_per_second": pairs / seconds,
+            "tokens_per_second": tokens / seconds,
+            "padding": 1 - tokens / self.columns,
+            "gflop_per_pair": self.flops * self.columns / pairs / 1e9,
+            "gflops": self.flops * self.columns / seconds / 1e9,
+            "gflops_of_products": rate / 1e9,
+            "gflops_of_squares": square / 1e9,
+            "floor_seconds": self.flops * tokens / rate,
+            "of_floor": self.flops * tokens / rate / seconds,
+            "mfu": self.flops * tokens / square / seconds,
+        }
+
+
+def product_rate(rows: int, width: int, inner: int, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOPs a second of the three products of a linear layer of the model: forward, its input's and its own gradient."""
+    x_RD, g_RI, w_ID = (
+        torch.randn(size, device=device, dtype=dtype) for size in ((rows, width), (rows, inner), (inner, width))
+    )
+
+    def products() -> None:
+        _ = x_RD @ w_ID.T, g_RI @ w_ID, g_RI.T @ x_RD
+        settle(device)
+
+    products()
+    return 6 * rows * width * inner / statistics.median(timed(products)[0] for _ in range(7))
+
+
+def race(data: Data, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """name -> what a step of it measures, the median of repeats in which all take turns."""
+    contestants = {}
+    for name, start in field(data, options):
+        try:
+            contestants[name] = start()
+        except torch.OutOfMemoryError:
+            print(f"{name}: more than this GPU's memory, left out", file=sys.stderr)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+    for _ in range(options.repeats):
+        for name, contestant in contestants.items():
+            runs[name].append(contestant.run())
+    for backbone in ("embedded", "0.5b"):
+        theirs = [run["pairs_per_second"] for run in runs.get(f"{backbone}, authors' layout", [])]
+        for name in runs if theirs else ():
+            if name.startswith(backbone):
+                for run, pairs_per_second in zip(runs[name], theirs, strict=True):
+                    run["times_the_authors"] = run["pairs_per_second"] / pairs_per_second
+    return {name: {key: statistics.median(run[key] for run in each) for key in each[0]} for name, each in runs.items()}
+
+
+def field(data: Data, options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Contestant]]]:
+    """Who takes part: names, and how each is made ready."""
+    gpu, ours, plain = data.device.type == "cuda", data.embedded(), Pretrain()
+
+    def trained(towers: Towers, settings: Pretrain, users: int, questions: int, steps: int) -> Contestant:
+        return Contestant(data.objective(towers, settings), users, questions, steps)
+
+    users = 512 if gpu else plain.batch
+    yield "embedded, align", lambda: Contestant(data.objective(ours, plain), users, 4, options.steps, bypass=True)
+    yield "embedded, open", lambda: trained(ours, plain, users, 4, options.steps)
+    if options.compile:
+        yield "embedded, open, compiled", lambda: trained(compiled(data.embedded()), plain, users, 4, options.steps)
+    bodies = {"embedded": lambda: data.embedded().backbone} | ({"0.5b": lambda: qwen(data)} if gpu else {})
+    for name, body in bodies.items():
+        for kind, encoder in (("authors' layout", True), ("authors' layout, texts once", False)):
+            towers = partial(authors, data, ours, body, encoder)
+            yield f"{name}, {kind}", lambda towers=towers: trained(towers(), plain, 16 if gpu else 4, 1, 2)
+    if not gpu:
+        yield "0.5b", lambda: trained(qwen_towers(data, ours), plain, 2, 4, 1)
+    for chunk in (8_192, 16_384, 32_768) if gpu else ():
+        settings = Pretrain(chunk=chunk)
+        yield (
+            f"0.5b, chunks of {chunk:,}",
+            lambda settings=settings: trained(qwen_towers(data, ours), settings, 512, 4, 1),
+        )
+
+
+def compiled(towers: Towers) -> Towers:
+    for layer in towers.backbone.get_decoder().layers:
+        layer.compile(dynamic=True)
+    return towers
+
+
+# -- gradient caching -------------------------------------------------------------------------------------------
+
+
+def caching(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A step of 256 and of 1,024 pairs, in one pass and in chunks, each in a process of its own."""
+    results = []
+    for users, chunk in itertools.product((64,) if options.quick else (64, 256), (0, CHUNK)):
+        command = [sys.executable, __file__, "--run", str(options.run), "--device", options.device]
+        command += ["--useru", str(options.useru), "--users", str(options.users), "--peak", str(users), str(chunk)]
+        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        results.append({"pairs": 4 * users, "chunk": chunk or None} | json.loads(run.stdout))
+    return results
+
+
+def peak(data: Data, users: int, chunk: int) -> dict[str, float]:
+    """Of the embedded default's loss and gradient in the open phase (`chunk` 0: in one pass): MiB above idle, too."""
+    objective = data.objective(data.embedded(), Pretrain(chunk=chunk or None))
+    masters = Masters(objective.towers)
+
+    def gradient(users: int) -> float:
+        measured = objective.backward(draw(objective.corpus, users, 4, 0), False, True, masters, 0)
+        masters.publish()
+        settle(data.device)
+        return float(measured.loss)
+
+    gradient(4)
+    idle = peak_mib(data.device)
+    losses = [timed(lambda: gradient(users)) for _ in range(3)]
+    seconds, loss = statistics.median(each for each, _ in losses), losses[0][1]
+    return {"loss": loss, "seconds": seconds, "idle_mib": idle, "peak_mib": peak_mib(data.device)}
+
+
+def peak_mib(device: torch.device) -> float:
+    """Peak of the memory held since this was asked last."""
+    if device.type == "cuda":
+        held = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return held / 2**20
+    status = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+# -- report -----------------------------------------------------------------------------------------------------
+
+
+def report(measured: dict[str, Any], data: Data, options: argparse.Namespace) -> None:
+    device = torch.cuda.get_device_name() if options.device == "cuda" else cpu()
+    console, columns = (
+        Console(width=150),
+        {
+            "pairs": "{pairs:,.0f}",
+            "tokens": "{tokens:,.0f}",
+            "padding": "{padding:.0%}",
+            "ms": "{milliseconds:,.1f}",
+            "pairs/s": "{pairs_per_second:,.1f}",
+            "tokens/s": "{tokens_per_second:,.0f}",
+            "GFLOP a pair": "{gflop_per_pair:,.2f}",
+            "GFLOP/s": "{gflops:,.0f}",
+            "of products": "{gflops_of_products:,.0f}",
+            "of squares": "{gflops_of_squares:,.0f}",
+            "of floor": "{of_floor:.0%}",
+            "MFU": "{mfu:.0%}",
+            "x authors": "{times_the_authors:.1f}",
+        },
+    )
+    table = Table("step", *columns)
+    for name, run in measured["steps"].items():
+        shown = {"times_the_authors": float("nan")} | run | {"milliseconds": 1e3 * run["seconds"]}
+        table.add_row(name, *(column.format(**shown) for column in columns.values()))
+    cached = Table("gradient caching: pairs", "chunk", "seconds", "peak MiB", "(idle)", "loss")
+    for run in measured["gradient caching"]:
+        numbers = f"{run['seconds']:.2f}", f"{run['peak_mib']:,.0f}", f"{run['idle_mib']:,.0f}", f"{run['loss']:.5f}"
+        cached.add_row(f"{run['pairs']:,}", f"{run['chunk'] or 'one pass'}", *numbers)
+    console.print(f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+    console.print(table, cached)
+    machine = {
+        "device": device,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "torch": torch.__version__,
+    }
+    settings = {"run": str(options.run), "users": len(data.keys), "repeats": options.repeats, "steps": options.steps}
+    result = {"machine": machine, **settings, **measured, "notes": NOTES if options.device == "cpu" else ()}
+    if options.quick:
+        console.print_json(json.dumps(result))
+        return
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(options.out.read_text()) if options.out.exists() else {"cpu": NOT_YET, "cuda": NOT_YET}
+    options.out.write_text(json.dumps(known | {"targets": TARGETS, options.device: result}, indent=1) + "\n")
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main()
