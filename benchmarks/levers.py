@@ -27,6 +27,7 @@ from qanchor import config
 from qanchor.baselines.counts import Counts
 from qanchor.evaluation.probe import Probe
 from qanchor.inference.engine import QAnchor
+from qanchor.model import batch
 from qanchor.pipeline import Project
 from qanchor.stages import Stages
 from qanchor.useru import dataset, future
@@ -35,6 +36,9 @@ from qanchor.useru.phrases import stable_hash
 
 LEVERS: dict[str, dict[str, Any]] = {
     "default": {},
+    "shipped, untouched": {"untouched": True},
+    "shipped, adapted": {"model.start": "qanchor-small"},
+    "from scratch": {"model.start": None},
     "another seed": {"training.seed": 1},
     "no own topics": {"useru.uqa": 0},
     "no shared topics": {"useru.shared": 0},
@@ -45,6 +49,9 @@ LEVERS: dict[str, dict[str, Any]] = {
     "summary alone, random": {"only": "topic == 'future'", "select": "random_subset"},
     "align only": {"training.pretrain.steps": 0},
     "open 200 steps": {"training.pretrain.steps": 200},
+    "mixed batches": {"training.pretrain.mixed": True},
+    "other query as a negative": {"training.pretrain.other_query": True},
+    "no value and time features": {"blind": True},
     "tau .05": {"training.pretrain.temperature": 0.05},
     "tau .1": {"training.pretrain.temperature": 0.1},
     "tau .2": {"training.pretrain.temperature": 0.2},
@@ -61,7 +68,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "constant <USER_EMB>": {"model.anchor": "constant", "training.pretrain.steps": 440},
 }
 """Name -> settings that differ from the defaults; `only` keeps some of UserU (SQL), `select` is another objective for
-the summary of the future."""
+the summary of the future, `untouched` trains nothing, `blind` hides values and times of events."""
 
 
 def top_k(every: Items, action: Any) -> Items:
@@ -80,13 +87,19 @@ def _rank(owner: Any) -> Any:
     return np.arange(len(owner)) - np.searchsorted(owner, owner)
 
 
+def blind(*event: Any) -> Any:
+    """No event features."""
+    return np.zeros_like(FEATURES(*event))
+
+
+FEATURES = batch._event_features
 SELECT = {"representatives": future.representatives, "top_k": top_k, "random_subset": random_subset}
 
 
 def changed(base: config.Config, settings: dict[str, Any]) -> config.Config:
     data = base.model_dump(mode="json")
     for path, value in settings.items():
-        if path in ("only", "select"):
+        if path in ("only", "select", "untouched", "blind"):
             continue
         *sections, key = path.split(".")
         at = data
@@ -114,6 +127,8 @@ class Bench:
         labels = {name: label[self.rows] for name, label in project.labels.items()}
         self.labels = {name: label for name, label in labels.items() if self._both_classes(label)}
         hand_made = Counts().fit(self.past.take(np.flatnonzero(~self.validation))).transform(self.past)
+        self.told: dict[str, Any] | None = None
+        """The settings that UserU was last built with."""
         self.counts = self._probe(dict.fromkeys(self.labels, hand_made))
 
     def _both_classes(self, label: npt.NDArray[np.float32]) -> bool:
@@ -141,15 +156,20 @@ class Bench:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "store").symlink_to((self.run / "store").resolve())
         start = time.perf_counter()
+        batch._event_features = blind if "blind" in settings else FEATURES
         future.representatives = SELECT[settings.get("select", "representatives")]
-        project._useru()
+        told = {key: value for key, value in settings.items() if key.startswith(("useru", "only", "select"))}
+        if told != self.told:
+            project._useru(project.config)
+        self.told = told
         for part in (folder / "useru").glob("part-*.parquet") if "only" in settings else ():
             pl.read_parquet(part).sql(f"SELECT * FROM self WHERE {settings['only']}").write_parquet(part)
         surveyed = time.perf_counter()
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        project._pretrain("lever")
+        if "untouched" not in settings:
+            project._pretrain("lever")
         trained = time.perf_counter()
-        model = QAnchor.from_pretrained(folder / "model")
+        model = QAnchor.from_pretrained("qanchor-small" if "untouched" in settings else folder / "model")
         names = list(self.labels)
         embedding_NGO = model.embed(self.past, (), [self.base.scenarios[name].query for name in names])
         own = self._probe({name: embedding_NGO[:, g] for g, name in enumerate(names)})

@@ -278,8 +278,8 @@ class Pretrain(Section):
     checkpointing: bool = False
     """Keep only the layers' inputs for the backward pass and compute the rest again: less memory, a third more time."""
     compile: bool = False
-    """Compile the backbone's layers (`torch.compile`, needs a C++ compiler): on a CPU the open phase starts about 45
-    seconds later and goes a fifth faster, so that it pays from some 150 steps of it on."""
+    """Compile the backbone's layers (`torch.compile`, needs a C++ compiler): on a CPU the open phase starts a minute or
+    two later and goes a fifth faster, so that it pays from a few hundred steps of it on."""
     validate_every: Annotated[int, Field(ge=1)] = 100
 
 

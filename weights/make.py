@@ -18,12 +18,13 @@ import torch
 from rich.console import Console
 from worlds import World, make
 
+from qanchor.config import Pretrain
 from qanchor.model import persistence
 from qanchor.model.towers import Towers
 from qanchor.stages import Stages
 from qanchor.training.corpus import Corpus
 from qanchor.training.objective import Objective
-from qanchor.training.pairs import Pairs
+from qanchor.training.pairs import PairBatch, Pairs
 from qanchor.training.pretrain import Pretraining, Step, Validation
 from qanchor.training.ranks import ALONE
 from qanchor.useru.survey import Survey
@@ -35,11 +36,13 @@ OUT = Path(__file__).parent.parent / "qanchor" / "weights" / "qanchor-small"
 class Worlds(Pretraining):
     """Pretraining that takes its steps in many worlds, in turn."""
 
-    def __init__(self, towers: Towers, corpora: list[Corpus], validation: Corpus, settings, seed: int, folder: Path) -> None:
-        super().__init__(towers, corpora[0], validation, settings, seed, folder)
+    def __init__(
+        self, towers: Towers, corpora: list[Corpus], validation: Corpus, settings: Pretrain, folder: Path
+    ) -> None:
+        super().__init__(towers, corpora[0], validation, settings, 0, folder)
         self.objectives = [Objective(towers, corpus, settings, ALONE) for corpus in corpora]
 
-    def _draw(self, phase: str, step: int):
+    def _draw(self, phase: str, step: int) -> PairBatch:
         self.objective = self.objectives[step % len(self.objectives)]
         self.train = self.objective.corpus
         return super()._draw(phase, step)
@@ -77,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = worlds[0].config.training.pretrain.model_copy(
         update={"align_steps": arguments.align, "steps": arguments.open, "validate_every": 200, "lr": arguments.lr}
     )
-    training = Worlds(towers, corpora, validation, settings, 0, arguments.work / "checkpoints")
+    training = Worlds(towers, corpora, validation, settings, arguments.work / "checkpoints")
     with Stages(arguments.work, console).progress("pretrain", arguments.align + arguments.open) as advance:
         for done in training.run():
             if isinstance(done, Step):
@@ -93,9 +96,9 @@ def ship(towers: Towers, arguments: argparse.Namespace, worlds: list[World]) -> 
     users = sum(len(np.unique(world.past.user_ids)) for world in worlds[1:])
     card = (
         "---\nlibrary_name: qanchor\nlicense: apache-2.0\nlanguage: [en, zh]\n---\n# qanchor-small\n\n"
-        f"The embedded model, pretrained on UserU of {arguments.worlds} simulated wallets ({users:,} users) whose logs are "
-        "kept in as many ways: other names for modalities, some missing or merged, other templates, windows and rates, in "
-        "English and Chinese. No real person's data was used. Seeds: "
+        f"The embedded model, pretrained on UserU of {arguments.worlds} simulated wallets ({users:,} users) whose logs "
+        "are kept in as many ways: other names for modalities, some missing or merged, other templates, windows and "
+        "rates, in English and Chinese. No real person's data was used. Seeds: "
         f"{FIRST_SEED} (validation) to {FIRST_SEED + arguments.worlds}; no demo, test or benchmark uses them.\n\n"
         f"Made by `python {' '.join(sys.argv)}`; `log.jsonl` is its log.\n"
     )

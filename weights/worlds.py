@@ -40,7 +40,14 @@ NAMES = {
     },
 }
 TEMPLATES = {
-    "bill": ("{merchant} ({mcc})", "{mcc}: {merchant}", "{merchant}", "pays {merchant}", "{mcc} at {merchant}", "{mcc}"),
+    "bill": (
+        "{merchant} ({mcc})",
+        "{mcc}: {merchant}",
+        "{merchant}",
+        "pays {merchant}",
+        "{mcc} at {merchant}",
+        "{mcc}",
+    ),
     "mini": ("{program}: {page}", "{industry}: {program}", "{program}", "opens {page} of {program}"),
     "spm": ("{path}", "views {path}", "{site}"),
     "app": ("{action} {app_name}", "{app_name}", "{app_category}: {app_name}"),
