@@ -378,12 +378,14 @@ def race(data: Data, options: argparse.Namespace) -> dict[str, dict[str, float]]
     contestants = {}
     for name, start in field(data, options):
         try:
-            contestants[name] = start()
+            seconds, contestants[name] = timed(start)
+            print(f"{name}: ready after {seconds:.0f} s", file=sys.stderr)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             print(f"{name}: more than this GPU's memory, left out", file=sys.stderr)
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
-    for _ in range(options.repeats):
+    for repeat in range(options.repeats):
+        print(f"repeat {repeat + 1} of {options.repeats}", file=sys.stderr)
         for name, contestant in contestants.items():
             runs[name].append(contestant.run())
     for backbone in ("embedded", "0.5b"):

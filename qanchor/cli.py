@@ -52,13 +52,14 @@ def demo(
     ] = None,
     users: Annotated[int | None, typer.Option(min=50, help="Users of the simulated wallet (8,000).")] = None,
     language: Annotated[Literal["en", "zh"] | None, typer.Option(help="Language of the simulated wallet.")] = None,
+    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Without the weights that ship.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """The whole job on simulated or public data: prepare, ingest, train, tune, embed, probe, report."""
     from qanchor.pipeline import demo as run_demo
 
     world = {key: value for key, value in (("users", users), ("language", language)) if value is not None}
-    project = run_demo(data, data_dir, out, Console(stderr=as_json), _command(), world)
+    project = run_demo(data, data_dir, out, Console(stderr=as_json), _command(), world, from_scratch)
     if as_json:
         print((project.out / "results.json").read_text())
 

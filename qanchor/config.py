@@ -246,8 +246,8 @@ class Model(Section):
     hidden: Annotated[int, Field(ge=32)] = 256
     layers: Annotated[int, Field(ge=1)] = 1
     """`hidden` and `layers` size the embedded backbone only."""
-    start: str | None = None
-    """Weights that an embedded backbone starts from: a folder, or `qanchor-small`, which ships with the package."""
+    start: str | None = "qanchor-small"
+    """Weights that an embedded backbone starts from: those that ship with the package, or a folder; `null`: none."""
 
 
 class Pretrain(Section):

@@ -342,9 +342,17 @@ class Project:
 
 
 def demo(
-    data: str, data_dir: Path | None, out: Path | None, console: Console, command: str, world: dict[str, Any]
+    data: str,
+    data_dir: Path | None,
+    out: Path | None,
+    console: Console,
+    command: str,
+    world: dict[str, Any],
+    from_scratch: bool = False,
 ) -> Project:
     """The whole job on a data set that the package knows, raw logs included; `world` is for the simulator.
+
+    `from_scratch`: without the weights that ship.
 
     Raises:
         DataError: no such data set, or its files are missing.
@@ -363,6 +371,9 @@ def demo(
         datasets.prepare(data, raw, data_dir, **world)
 
     stages.run("prepare", inputs, (), prepare)
-    project = Project(config.load(raw / "qanchor.yaml"), stages)
+    settings = config.load(raw / "qanchor.yaml")
+    if from_scratch:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"start": None})})
+    project = Project(settings, stages)
     project.report(command)
     return project

@@ -1,4 +1,4 @@
-"""The weights that ship with the package: `python weights/make.py --worlds 10 --align 2400 --open 400`.
+"""The weights that ship with the package: `python weights/make.py`.
 
 Pretrains the embedded model on simulated wallets of seeds that no demo, test or benchmark uses, each with its logs kept
 in another way (`worlds.py`), and writes `qanchor/weights/qanchor-small`: weights in bf16, tokenizer, card and log.
@@ -8,7 +8,7 @@ Validation is on a world of its own. Stopped, it goes on from its last checkpoin
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 import sys
 from pathlib import Path
 
@@ -89,7 +89,9 @@ def run(arguments: argparse.Namespace) -> None:
                 console.print(done)
     persistence.adapt(towers, worlds[0].config)
     ship(towers, arguments, worlds)
-    shutil.copy(arguments.work / "checkpoints" / "metrics.jsonl", OUT / "log.jsonl")
+    log = (arguments.work / "checkpoints" / "metrics.jsonl").read_text().splitlines()
+    thinned = [line for line in log if '"validation"' in line or json.loads(line)["at"] % 20 == 0]
+    (OUT / "log.jsonl").write_text("\n".join(thinned) + "\n")
 
 
 def ship(towers: Towers, arguments: argparse.Namespace, worlds: list[World]) -> None:
@@ -110,8 +112,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/weights"))
     parser.add_argument("--worlds", type=int, default=10)
-    parser.add_argument("--users", type=int, default=3_000)
+    parser.add_argument("--users", type=int, default=2_500)
     parser.add_argument("--align", type=int, default=2_400)
-    parser.add_argument("--open", type=int, default=400)
+    parser.add_argument("--open", type=int, default=0)
     parser.add_argument("--lr", type=float, default=2e-3)
     run(parser.parse_args())
