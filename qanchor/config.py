@@ -287,7 +287,7 @@ class Tune(Section):
     steps: Annotated[int, Field(ge=1)] = 500
     batch: Annotated[int, Field(ge=2)] = 16
     """Users of a scenario a step, as many of each class."""
-    lr: Annotated[float, Field(gt=0)] = 1e-2
+    lr: Annotated[float, Field(gt=0)] = 3e-2
     temperature: Annotated[float, Field(gt=0)] = 0.07
     validate_every: Annotated[int, Field(ge=1)] = 100
     cache_gb: Annotated[float, Field(ge=0)] = 4

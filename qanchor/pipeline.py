@@ -228,7 +228,7 @@ class Project:
         """A soft prompt for every scenario, on the labels of training users, kept by validation users."""
         self.pretrain()
         inputs = {
-            "tune": self.config.training.tune.model_dump(),
+            "tune": self.config.training.tune.model_dump(exclude={"cache_gb"}),
             "scenarios": {name: s.model_dump() for name, s in self.config.scenarios.items()},
             "labels": listing([self.config.root / s.labels for s in self.config.scenarios.values() if s.labels]),
         }

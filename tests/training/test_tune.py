@@ -126,7 +126,7 @@ def test_several_classes_are_told_apart(tmp_path):
     labelled = {"coffee": split(np.digitize(count, np.quantile(count, [1 / 3, 2 / 3])).astype(np.int64))}
     tuning, done = tuned(tmp_path, towers, cache, labelled, Tune(steps=30, batch=30, lr=3e-2, validate_every=15))
     checks = [event for event in done if isinstance(event, TuneCheck)]
-    assert checks[-1].kept["coffee"] > checks[0].auc["coffee"] + 0.05
+    assert checks[-1].auc["coffee"] > checks[0].auc["coffee"] + 0.05  # learned; what is kept goes by the loss
     prompt = tuning.prompts("model")["coffee"]
     assert prompt.classes == 3
     torch.testing.assert_close(prompt.prototype_CO.norm(dim=-1), torch.ones(3))
