@@ -303,6 +303,15 @@ def test_only_what_has_changed_is_asked_again(tmp_path):
     assert len(list(tmp_path.glob("llm-*.jsonl"))) == 2
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """A test run in the background of a shell ignores SIGINT, and so would what it tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     def script(request: Request, before: int) -> None:
         if before == 22:
