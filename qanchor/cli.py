@@ -52,7 +52,9 @@ def demo(
     ] = None,
     users: Annotated[int | None, typer.Option(min=50, help="Users of the simulated wallet (8,000).")] = None,
     language: Annotated[Literal["en", "zh"] | None, typer.Option(help="Language of the simulated wallet.")] = None,
-    from_scratch: Annotated[bool, typer.Option("--from-scratch", help="Without the weights that ship.")] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="The wallet without the weights that ship.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """The whole job on simulated or public data: prepare, ingest, train, tune, embed, probe, report."""

@@ -45,6 +45,8 @@ from qanchor.useru.synthesis.pool import diff, generate
 from qanchor.useru.synthesis.synthesize import estimate
 
 TRAINING_SPLITS = ("train", "validation")
+SHIPPED = "qanchor-small"
+"""The weights that ship with the package."""
 
 
 class Project:
@@ -352,7 +354,7 @@ def demo(
 ) -> Project:
     """The whole job on a data set that the package knows, raw logs included; `world` is for the simulator.
 
-    `from_scratch`: without the weights that ship.
+    The wallet starts from the weights that ship, which know its kind, unless `from_scratch`.
 
     Raises:
         DataError: no such data set, or its files are missing.
@@ -372,8 +374,8 @@ def demo(
 
     stages.run("prepare", inputs, (), prepare)
     settings = config.load(raw / "qanchor.yaml")
-    if from_scratch:
-        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"start": None})})
+    if data == "wallet" and not from_scratch:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"start": SHIPPED})})
     project = Project(settings, stages)
     project.report(command)
     return project

@@ -37,7 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     path = wallet.prepare(folder / "raw", users=400)
     settings = yaml.safe_load(path.read_text())
     settings["scenarios"] = {name: settings["scenarios"][name] for name in SCENARIOS}
-    settings |= {"training": TRAINING, "model": {"hidden": 64, "start": None}, "shards": 2}
+    settings |= {"training": TRAINING, "model": {"hidden": 64}, "shards": 2}
     path.write_text(yaml.safe_dump(settings))
     assert run("evaluate", "--config", str(path), "--out", str(folder / "run"), "--json") == 0
     return Project.open(path, folder / "run", Console())

@@ -43,12 +43,12 @@ def test_they_are_small_and_tell_where_they_are_from():
 
 def test_training_starts_from_them():
     profiles = random_profiles(modalities=MODALITIES)
-    towers = persistence.begin(project(), ["not needed"])
+    towers = persistence.begin(project(start="qanchor-small"), ["not needed"])
     assert persistence.kept_events(towers).tolist() == [24, 5, 24]
     shipped = QAnchor.from_pretrained("qanchor-small")
     before = shipped.embed(random_profiles(modalities=("bill",)), queries=["coffee?"])
     assert np.array_equal(QAnchor(towers).embed(random_profiles(modalities=("bill",)), queries=["coffee?"]), before)
-    scratch = persistence.begin(project(start=None), ["not needed", "will the user"])
+    scratch = persistence.begin(project(), ["not needed", "will the user"])
     assert not np.allclose(
         QAnchor(scratch).embed(profiles, queries=["coffee?"]), shipped.embed(profiles, queries=["coffee?"]), atol=0.01
     )
@@ -57,4 +57,4 @@ def test_training_starts_from_them():
 @pytest.mark.parametrize("model", [{"hidden": 128}, {"layers": 2}, {"anchor": "constant"}])
 def test_a_start_of_another_size_is_refused(model: dict[str, object]):
     with pytest.raises(ModelError, match="trains from scratch"):
-        persistence.begin(project(**model), ["will the user"])
+        persistence.begin(project(start="qanchor-small", **model), ["will the user"])
