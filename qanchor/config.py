@@ -247,8 +247,8 @@ class Model(Section):
     layers: Annotated[int, Field(ge=1)] = 1
     """`hidden` and `layers` size the embedded backbone only."""
     start: str | None = None
-    """Weights that an embedded backbone starts from: `qanchor-small`, which ships with the package, or a folder. They pay
-    on logs like those they were trained on; on others a fresh start has been better (docs/results.md)."""
+    """Weights that an embedded backbone starts from: `qanchor-small`, which ships with the package, or a folder. They
+    pay on logs like those they were trained on; on others a fresh start has been better (docs/results.md)."""
 
 
 class Pretrain(Section):
