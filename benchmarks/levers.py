@@ -2,8 +2,9 @@
 
 Judged by linear probes on validation users only: fitted on training users, the penalty chosen on one half of the
 validation users, the score taken on the other, and the other way round. `own` is the probe on the embeddings of the
-scenario's query, `swapped` on those of another scenario's. RUN is a run folder with raw/ and store/ (`qanchor demo`
-makes one). Finished levers are kept in the JSON and not trained again.
+scenario's query, `swapped` on those of another scenario's. RUN is a run folder with raw/ and store/, as `qanchor demo`
+leaves it; one that is not there is made of a wallet of its own. Finished levers are kept in the JSON and not trained
+again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from qanchor import config
+from qanchor import config, datasets
 from qanchor.baselines.counts import Counts
 from qanchor.evaluation.probe import Probe
 from qanchor.inference.engine import QAnchor
@@ -34,6 +35,12 @@ from qanchor.useru import dataset, future
 from qanchor.useru.future import Items
 from qanchor.useru.phrases import stable_hash
 
+WALLET: dict[str, Any] = {"users": 10_000, "seed": 11}
+"""The wallet that is simulated where a run folder holds no logs: another world's users than any demo's."""
+SPLITS = {"users.validation": 0.3, "users.test": 0.1}
+"""Its users: many to judge by, and few that are not looked at."""
+ALIGNED = {"training.pretrain.align_steps": 300, "training.pretrain.steps": 0}
+"""What UserU's parts are compared by: minutes a lever, and the phase that carries the result (decision 0003)."""
 LEVERS: dict[str, dict[str, Any]] = {
     "default": {},
     "shipped, untouched": {"untouched": True},
@@ -42,11 +49,12 @@ LEVERS: dict[str, dict[str, Any]] = {
     "another seed": {"training.seed": 1},
     "no own topics": {"useru.uqa": 0},
     "no shared topics": {"useru.shared": 0},
-    "D_future alone": {"only": "source == 'future'"},
-    "D_uqa alone": {"only": "source == 'uqa'"},
-    "summary alone, representative": {"only": "topic == 'future'"},
-    "summary alone, top-k": {"only": "topic == 'future'", "select": "top_k"},
-    "summary alone, random": {"only": "topic == 'future'", "select": "random_subset"},
+    "both": {**ALIGNED},
+    "D_future alone": {**ALIGNED, "only": "source == 'future'"},
+    "D_uqa alone": {**ALIGNED, "only": "source == 'uqa'"},
+    "summary alone, representative": {**ALIGNED, "only": "topic == 'future'"},
+    "summary alone, top-k": {**ALIGNED, "only": "topic == 'future'", "select": "top_k"},
+    "summary alone, random": {**ALIGNED, "only": "topic == 'future'", "select": "random_subset"},
     "align only": {"training.pretrain.steps": 0},
     "open 200 steps": {"training.pretrain.steps": 200},
     "mixed batches": {"training.pretrain.mixed": True},
@@ -114,8 +122,14 @@ class Bench:
 
     def __init__(self, run: Path, limit: int) -> None:
         self.run = run
+        if not (run / "raw").exists():
+            datasets.prepare("wallet", run / "raw", None, **WALLET)
+            (run / "raw" / "OWN").touch()
         self.base = config.load(run / "raw" / "qanchor.yaml")
+        if (run / "raw" / "OWN").exists():
+            self.base = changed(self.base, SPLITS)
         project = Project(self.base, Stages(run, Console(stderr=True)))
+        project.ingest()
         rng = np.random.default_rng(0)
         training, validation = project.rows("train"), project.rows("validation")
         self.rows = np.sort(np.concatenate([rng.permutation(training)[:limit], rng.permutation(validation)[:limit]]))
