@@ -10,6 +10,7 @@ again.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import time
@@ -41,12 +42,15 @@ SPLITS = {"users.validation": 0.3, "users.test": 0.1}
 """Its users: many to judge by, and few that are not looked at."""
 ALIGNED = {"training.pretrain.align_steps": 300, "training.pretrain.steps": 0}
 """What UserU's parts are compared by: minutes a lever, and the phase that carries the result (decision 0003)."""
+OPENED = {"training.pretrain.align_steps": 300, "training.pretrain.steps": 120}
+"""What the levers of the open phase are compared by: they go on from one and the same end of the align phase."""
+OPEN_ONLY = {f"training.pretrain.{key}" for key in ("steps", "mask", "mask_after", "ntp")} | {"model.prefix_attention"}
+"""Settings that the align phase does not see."""
 LEVERS: dict[str, dict[str, Any]] = {
     "default": {},
     "shipped, untouched": {"untouched": True},
     "shipped, adapted": {"model.start": "qanchor-small"},
     "from scratch": {"model.start": None},
-    "another seed": {"training.seed": 1},
     "no own topics": {"useru.uqa": 0},
     "no shared topics": {"useru.shared": 0},
     "both": {**ALIGNED},
@@ -55,24 +59,27 @@ LEVERS: dict[str, dict[str, Any]] = {
     "summary alone, representative": {**ALIGNED, "only": "topic == 'future'"},
     "summary alone, top-k": {**ALIGNED, "only": "topic == 'future'", "select": "top_k"},
     "summary alone, random": {**ALIGNED, "only": "topic == 'future'", "select": "random_subset"},
-    "align only": {"training.pretrain.steps": 0},
-    "open 200 steps": {"training.pretrain.steps": 200},
-    "mixed batches": {"training.pretrain.mixed": True},
-    "other query as a negative": {"training.pretrain.other_query": True},
-    "no value and time features": {"blind": True},
-    "tau .05": {"training.pretrain.temperature": 0.05},
-    "tau .1": {"training.pretrain.temperature": 0.1},
-    "tau .2": {"training.pretrain.temperature": 0.2},
-    "NTP 0": {"training.pretrain.ntp": 0.0},
-    "NTP .3": {"training.pretrain.ntp": 0.3},
-    "mask none": {"training.pretrain.mask": "none"},
-    "mask demo": {"training.pretrain.mask": "demo"},
-    "mask from the start": {"training.pretrain.mask_after": 0.0},
-    "batch 128": {"training.pretrain.batch": 128},
-    "batch 32": {"training.pretrain.batch": 32},
-    "align 1,000 steps": {"training.pretrain.align_steps": 1000},
-    "hidden 384": {"model.hidden": 384},
-    "2 layers": {"model.layers": 2},
+    "align": {**ALIGNED},
+    "align, another seed": {**ALIGNED, "training.seed": 1},
+    "align, mixed batches": {**ALIGNED, "training.pretrain.mixed": True},
+    "align, other query as a negative": {**ALIGNED, "training.pretrain.other_query": True},
+    "align, no value and time features": {**ALIGNED, "blind": True},
+    "align, tau .03": {**ALIGNED, "training.pretrain.temperature": 0.03},
+    "align, tau .15": {**ALIGNED, "training.pretrain.temperature": 0.15},
+    "align, tau .3": {**ALIGNED, "training.pretrain.temperature": 0.3},
+    "align, batch 128": {**ALIGNED, "training.pretrain.batch": 128},
+    "align, batch 32": {**ALIGNED, "training.pretrain.batch": 32},
+    "align, 1,000 steps": {**ALIGNED, "training.pretrain.align_steps": 1000},
+    "align, hidden 384": {**ALIGNED, "model.hidden": 384},
+    "open": {**OPENED},
+    "open, hybrid attention": {**OPENED, "model.prefix_attention": "hybrid"},
+    "open, mask from the start": {**OPENED, "training.pretrain.mask_after": 0.0},
+    "open, mask demo": {**OPENED, "training.pretrain.mask": "demo"},
+    "open, mask none": {**OPENED, "training.pretrain.mask": "none"},
+    "open, NTP 0": {**OPENED, "training.pretrain.ntp": 0.0},
+    "open, NTP .3": {**OPENED, "training.pretrain.ntp": 0.3},
+    "open, mixed batches": {**OPENED, "training.pretrain.mixed": True},
+    "open, 2 layers": {**OPENED, "model.layers": 2},
     "constant <USER_EMB>": {"model.anchor": "constant", "training.pretrain.steps": 440},
 }
 """Name -> settings that differ from the defaults; `only` keeps some of UserU (SQL), `select` is another objective for
@@ -179,9 +186,8 @@ class Bench:
         for part in (folder / "useru").glob("part-*.parquet") if "only" in settings else ():
             pl.read_parquet(part).sql(f"SELECT * FROM self WHERE {settings['only']}").write_parquet(part)
         surveyed = time.perf_counter()
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if "untouched" not in settings:
-            project._pretrain("lever")
+            self._pretrain(project, settings)
         trained = time.perf_counter()
         model = QAnchor.from_pretrained("qanchor-small" if "untouched" in settings else folder / "model")
         names = list(self.labels)
@@ -194,6 +200,21 @@ class Bench:
             "recall@10": self._retrieval(model, folder),
             "seconds": {"useru": round(surveyed - start), "pretrain": round(trained - surveyed)},
         }
+
+    def _pretrain(self, project: Project, settings: dict[str, Any]) -> None:
+        """Train, from the end of the align phase where a lever before had the same."""
+        checkpoints = project.out / "checkpoints"
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        told = {key: value for key, value in settings.items() if key not in OPEN_ONLY}
+        aligned = self.run / "aligned" / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        if not aligned.exists():
+            align = {**settings, "training.pretrain.steps": 0, "model.prefix_attention": "causal"}
+            Project(changed(self.base, align), project.stages)._pretrain("lever")
+            shutil.rmtree(checkpoints / "lever" / "start")
+            shutil.copytree(checkpoints, aligned)
+            shutil.rmtree(checkpoints)
+        shutil.copytree(aligned, checkpoints)
+        project._pretrain("lever")
 
     def _retrieval(self, model: QAnchor, folder: Path) -> float:
         """Share of validation users whose own summary of the future is among the 10 nearest to their embedding."""

@@ -243,6 +243,8 @@ class Model(Section):
     anchor: Literal["auto", "attention", "constant"] = "auto"
     """What `<USER_EMB>` starts from: a query-to-prefix attention, or a learned constant (the paper's way).
     `auto`: attention for the embedded backbone, constant for a pretrained one."""
+    prefix_attention: Literal["causal", "hybrid"] = "causal"
+    """`hybrid` lets each token of the prefix see all of it, also what comes later; suffixes stay causal."""
     hidden: Annotated[int, Field(ge=32)] = 256
     layers: Annotated[int, Field(ge=1)] = 1
     """`hidden` and `layers` size the embedded backbone only."""

@@ -1,6 +1,7 @@
 """Attention over one shared prefix and many suffixes in one sequence (D7), without a dense mask and without waste.
 
-A packed sequence is `[prefix of P columns | N suffixes of S columns each]`. Prefix rows are causal over the prefix.
+A packed sequence is `[prefix of P columns | N suffixes of S columns each]`. Prefix rows are causal over the prefix, or,
+in a `hybrid` layout, see all of it: suffixes read it finished either way, so that it can be shared.
 The rows of suffix n see the whole prefix and, causally, suffix n: never another suffix. Positions of every suffix
 restart at the prefix's end, so each user-suffix pair computes exactly what `prefix + suffix` alone would compute.
 Sliding windows (Mistral, Gemma) are counted in those positions, and scores are capped where the model caps them
@@ -32,6 +33,8 @@ class Layout:
 
     prefix_mask_BP: Tensor
     suffix_mask_BNS: Tensor
+    hybrid: bool = False
+    """Whether prefix rows see the whole prefix, also what comes after them."""
 
     @property
     def prefix_columns(self) -> int:
@@ -54,9 +57,9 @@ class Layout:
         return self.position_ids[:, self.prefix_columns :]
 
     @classmethod
-    def plain(cls, mask_BL: Tensor) -> Layout:
-        """One ordinary causal sequence a row, no suffixes."""
-        return cls(mask_BL, mask_BL.new_zeros(len(mask_BL), 0, 0))
+    def plain(cls, mask_BL: Tensor, hybrid: bool = False) -> Layout:
+        """One sequence a row, no suffixes."""
+        return cls(mask_BL, mask_BL.new_zeros(len(mask_BL), 0, 0), hybrid)
 
 
 def shared_prefix_attention(
@@ -89,17 +92,18 @@ def shared_prefix_attention(
     if query.shape[2] != layout.suffix_columns:
         prefix = slice(0, columns)
         parts = query[:, :, prefix], key[:, :, prefix], value[:, :, prefix]
-        outputs.append(_causal(*parts, layout, sliding_window, softcap))
+        outputs.append(_prefix(*parts, layout, sliding_window, softcap))
     if layout.suffix_columns:
         outputs.append(_suffixes(query[:, :, -layout.suffix_columns :], key, value, layout, sliding_window, softcap))
     return torch.cat(outputs, 2).transpose(1, 2), None
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, cap: float | None) -> Tensor:
-    """[B, H, P, D] causal attention that never looks at padding."""
+def _prefix(query: Tensor, key: Tensor, value: Tensor, layout: Layout, window: int | None, cap: float | None) -> Tensor:
+    """[B, H, P, D] attention within the prefix that never looks at padding."""
     columns = key.shape[2]
-    causal_PP = torch.ones(columns, columns, dtype=torch.bool, device=key.device).tril()
-    visible_BPP = causal_PP & layout.prefix_mask_BP[:, None, :]
+    visible_BPP = layout.prefix_mask_BP[:, None, :]
+    if not layout.hybrid:
+        visible_BPP = visible_BPP & torch.ones(columns, columns, dtype=torch.bool, device=key.device).tril()
     if window is not None:
         place_BP = layout.position_ids[:, :columns]
         visible_BPP = visible_BPP & _near(place_BP, place_BP, window)
@@ -135,8 +139,8 @@ def _suffixes(
 
 
 def _near(query_place: Tensor, key_place: Tensor, window: int) -> Tensor:
-    """[..., L, L'] which keys lie less than `window` tokens before a query."""
-    return query_place[..., :, None] - key_place[..., None, :] < window
+    """[..., L, L'] which keys lie less than `window` tokens from a query."""
+    return (query_place[..., :, None] - key_place[..., None, :]).abs() < window
 
 
 def _scores(query: Tensor, key: Tensor, visible: Tensor, cap: float | None) -> Tensor:

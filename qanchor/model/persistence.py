@@ -64,8 +64,9 @@ def build(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
     seeded = model.anchor == "attention" or (model.anchor == "auto" and model.backbone == "embedded")
     # a body of our own may be shipped, and then meets other logs; a pretrained one follows the paper
     named = model.backbone == "embedded"
+    hybrid = model.prefix_attention == "hybrid"
     towers = Towers(
-        backbone, tokenizer, text_encoder, config.modality_names, model.dim, model.prompt_tokens, seeded, named
+        backbone, tokenizer, text_encoder, config.modality_names, model.dim, model.prompt_tokens, seeded, named, hybrid
     )
     towers.settings = {
         "format": FORMAT,
@@ -76,6 +77,7 @@ def build(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
         "prompt_tokens": model.prompt_tokens,
         "seeded": seeded,
         "named": named,
+        "hybrid": hybrid,
     }
     return towers
 
@@ -90,11 +92,12 @@ def begin(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
     if model.backbone != "embedded" or model.start is None:
         return build(config, texts, vectors)
     towers = load(find(_place(model.start, config.root)), vectors)
-    asked = (model.hidden, model.layers, model.dim, model.prompt_tokens)
-    has = (towers.width, towers.backbone.config.num_hidden_layers, towers.dim, len(towers.prompt))
+    asked = (model.hidden, model.layers, model.dim, model.prompt_tokens, model.prefix_attention == "hybrid")
+    layers = towers.backbone.config.num_hidden_layers
+    has = (towers.width, layers, towers.dim, len(towers.prompt), towers.hybrid)
     if asked != has or model.text_encoder != "embedded" or model.anchor == "constant":
         raise ModelError(
-            f"`model` asks for hidden, layers, dim, prompt_tokens {asked}, text encoder {model.text_encoder}, anchor "
+            f"`model` asks for hidden, layers, dim, prompt_tokens, hybrid {asked}, text encoder {model.text_encoder}, anchor "
             f"{model.anchor}; {model.start} has {has}, embedded, attention: `model.start: null` trains from scratch"
         )
     adapt(towers, config)
@@ -169,6 +172,7 @@ def load(folder: Path, vectors: Path | None = None) -> Towers:
         settings["prompt_tokens"],
         settings["seeded"],
         settings["named"],
+        settings.get("hybrid", False),
     )
     towers.settings = settings
     restore(towers, state, str(folder))

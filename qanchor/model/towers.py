@@ -67,11 +67,12 @@ class Towers(nn.Module):
         prompt_tokens: int = 6,
         seeded: bool = True,
         named: bool = True,
+        hybrid: bool = False,
     ) -> None:
         super().__init__()
         width = int(backbone.config.hidden_size)
         self.backbone, self.tokenizer, self.text_encoder = backbone, tokenizer, text_encoder
-        self.width, self.dim, self.seeded, self.named = width, dim, seeded, named
+        self.width, self.dim, self.seeded, self.named, self.hybrid = width, dim, seeded, named, hybrid
         self.settings: dict[str, Any] = {}
         """What `persistence` needs to build this model again."""
         self.hierarchy = Hierarchy(len(modalities), text_encoder.width, width, named)
@@ -179,7 +180,7 @@ class Towers(nn.Module):
         Without `cached`, one packed pass over prefix and all suffixes (D7); with the prefix's keys and values, a pass
         over the suffixes alone. Both equal reading `prefix + suffix` for each suffix anew, to rounding.
         """
-        layout = Layout(prefix.mask_BP, mask_BNS)
+        layout = Layout(prefix.mask_BP, mask_BNS, self.hybrid)
         suffix_BLD = suffix_BNSD.flatten(1, 2)
         decoder = self.backbone.get_decoder()
         if cached is None:
@@ -203,7 +204,7 @@ class Towers(nn.Module):
 
     def keys_values(self, prefix: Prefix) -> KeysValues:
         """The prefix's keys and values of every layer, [B, heads, P, D / heads] each, to read suffixes over."""
-        layout = Layout.plain(prefix.mask_BP)
+        layout = Layout.plain(prefix.mask_BP, self.hybrid)
         cache = DynamicCache()
         self.backbone.get_decoder()(
             inputs_embeds=prefix.token_BPD.to(self.dtype),

@@ -28,7 +28,9 @@ def tuned(towers, name="coffee") -> dict[str, SoftPrompt]:
     return {name: SoftPrompt(name, QUERIES[0], prompt, torch.zeros(2, 16), persistence.fingerprint(towers))}
 
 
-def test_packed_equals_cached_equals_plain(towers, profiles):
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_packed_equals_cached_equals_plain(towers, profiles, hybrid):
+    towers.hybrid = hybrid
     model = QAnchor(towers, tuned(towers))
     packed, cached, plain = (model.embed(profiles, ["coffee"], QUERIES, path=p) for p in ("packed", "cached", "plain"))
     assert packed.shape == (12, 4, 16)
