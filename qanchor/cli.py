@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +14,7 @@ import typer
 from rich.console import Console
 
 from qanchor import __version__
-from qanchor.errors import QAnchorError
+from qanchor.errors import ConfigError, QAnchorError
 
 app = typer.Typer(
     help="One user model for all scenarios: event logs in, query-anchored user embeddings out.",
@@ -31,6 +33,26 @@ def _project(config: Path, out: Path | None, as_json: bool) -> Any:
     from qanchor.pipeline import Project
 
     return Project.open(config, out, Console(stderr=as_json))
+
+
+def _daily(config: Path, out: Path | None, as_json: bool) -> Any:
+    from qanchor.daily import Daily
+
+    return Daily(_project(config, out, as_json))
+
+
+def _said(report: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(report)))
+
+
+def _named(queries: Sequence[str]) -> dict[str, str]:
+    """NAME=QUESTION options."""
+    pairs = [query.partition("=") for query in queries]
+    for name, sign, question in pairs:
+        if not (name and sign and question):
+            raise ConfigError(f"got --query {name + sign + question!r}, expected NAME=QUESTION")
+    return {name: question for name, _, question in pairs}
 
 
 def _command() -> str:
@@ -150,11 +172,35 @@ def tune(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_
 
 
 @app.command()
-def embed(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
-    """Embed all users for all scenarios into embeddings/*.parquet."""
-    project = _project(config, out, as_json)
-    project.embed()
-    _done(project, as_json)
+def embed(
+    config: ConfigOption = Path("qanchor.yaml"),
+    out: OutOption = None,
+    as_of: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="The day looked from; left out, after the last event.")
+    ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="A tuned scenario; may be repeated. Left out, all.")
+    ] = None,
+    query: Annotated[list[str] | None, typer.Option(help="NAME=QUESTION, any question; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed every user at an as_of into embeddings/as_of=.../, shard by shard, with the model that is there."""
+    daily = _daily(config, out, as_json)
+    _said(daily.embed(as_of and as_of.date(), scenario or [], _named(query or [])), as_json)
+
+
+@app.command()
+def refresh(
+    config: ConfigOption = Path("qanchor.yaml"),
+    out: OutOption = None,
+    day: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="The day that has ended; left out, the last with events."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ingest what came in, and embed the users that changed since the last refresh, for all scenarios."""
+    _said(_daily(config, out, as_json).refresh(day and day.date()), as_json)
 
 
 @app.command()

@@ -273,7 +273,7 @@ class Project:
 
     # -- embeddings ---------------------------------------------------------------------------------------------
 
-    def embed(self) -> None:
+    def embed_requests(self) -> None:
         """Embeddings of every request for every scenario: `base` by its query alone, `tuned` with its soft prompt."""
         self.tune()
         self.stages.run("embed", {}, ("tune",), lambda _: self._embed())
@@ -291,7 +291,7 @@ class Project:
 
     def evaluate(self) -> None:
         """Linear probes on every kind of features: `results.json`."""
-        self.embed()
+        self.embed_requests()
         inputs = {"truth": listing([self.config.root / "truth" / "oracle.parquet"])}
         self.stages.run("evaluate", inputs, ("embed",), lambda _: self._evaluate())
 

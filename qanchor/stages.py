@@ -12,15 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from qanchor.training.ranks import join
 
-Advance = Callable[[int, str], None]
-"""Called with units done and a note ("loss 3.21")."""
+
+class Advance(Protocol):
+    def __call__(self, done: float, note: str = "") -> None:
+        """Told of units done since it was told last, and a note ("loss 3.21")."""
 
 
 class Stages:
@@ -78,19 +80,19 @@ class Stages:
             ) as bar:
                 task = bar.add_task(name, total=total, note="")
 
-                def move(n: int, note: str) -> None:
-                    bar.update(task, advance=n, note=note)
+                def move(done: float, note: str = "") -> None:
+                    bar.update(task, advance=done, note=note)
 
                 yield move
             return
-        done, shown = 0, 0
+        so_far, shown = 0.0, 0
 
-        def advance(n: int, note: str = "") -> None:
-            nonlocal done, shown
-            done += n
-            if total and done * 10 // total > shown:
-                shown = done * 10 // total
-                self.console.print(f"  {name} {done:,}/{total:,} {note}")
+        def advance(done: float, note: str = "") -> None:
+            nonlocal so_far, shown
+            so_far += done
+            if total and so_far * 10 // total > shown:
+                shown = int(so_far * 10 // total)
+                self.console.print(f"  {name} {round(so_far, 1):,g}/{total:,} {note}")
 
         yield advance
 

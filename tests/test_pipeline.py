@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from qanchor import QAnchor, config
 from qanchor.cli import main
+from qanchor.daily import Daily
 from qanchor.datasets import wallet
 from qanchor.events.store import EventStore
 from qanchor.pipeline import Project
@@ -86,6 +88,31 @@ def test_a_rerun_does_nothing(project, capsys):
         project.out / "report.html",
         project.out / "stages" / "report.json",
     }
+
+
+def test_embed_and_refresh_leave_the_same_files(project, tmp_path, capsys):
+    command = ("--config", str(project.config.root / "qanchor.yaml"), "--out", str(project.out), "--json")
+    day = project.config.windows.test[0]
+    for days in (2, 1):
+        assert run("refresh", "--day", str(day - dt.timedelta(days=days)), *command) == 0
+        refreshed = json.loads(capsys.readouterr().out)
+    assert refreshed["as_of"] == str(day)
+    assert refreshed["embedded"] + refreshed["carried"] == len(SCENARIOS) * refreshed["users"]
+    assert (
+        run("embed", "--as-of", str(day), "--query", "trip=Will this user travel?", "--scenario", "forest", *command)
+        == 0
+    )
+    embedded = json.loads(capsys.readouterr().out)  # forest is there
+    assert (embedded["embedded"], embedded["users"]) == (refreshed["users"], refreshed["users"])
+    frame = pl.read_parquet(project.out / "embeddings" / f"as_of={day}" / "trip" / "*.parquet")
+    assert frame.columns == ["user_id", "as_of", "scenario", "embedding"]
+    assert frame["embedding"].dtype == pl.Array(pl.Float32, 128)
+    assert set(frame["user_id"]) == set(project.store.population(day))
+    assert len(Daily(project).profiles.get(frame["user_id"][0], project.store.texts()).time)
+    assert run("embed", "--scenario", "moon", *command) == 1
+    assert "no scenario 'moon' in the config; known are: forest, login, value" in capsys.readouterr().err
+    assert run("embed", "--query", "what?", *command) == 1
+    assert "expected NAME=QUESTION" in capsys.readouterr().err
 
 
 def test_a_planted_future_event_changes_no_prefix(project, tmp_path):

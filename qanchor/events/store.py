@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,56 @@ class EventStore:
             self._texts = (version, texts.load(self._partitions.texts))
         return self._texts[1]
 
-    def population(self, as_of: dt.date, min_events: int = 1) -> list[str]:
-        """Users with at least `min_events` events in the lookback windows that end at midnight of `as_of`, sorted."""
+    @property
+    def shards(self) -> int:
+        return self._partitions.shards
+
+    def files(self, shard: int, as_of: dt.date) -> dict[str, str]:
+        """Day -> name (it carries a hash of the content) of every file that a shard's profiles at `as_of` come from."""
+        end = day_of(as_of)
+        first = end - int(self._lookback.max()) // DAY
+        found = {day: self._partitions.path(day, shard) for day in self._partitions.days() if first <= day < end}
+        return {str(date_of(day)): path.name for day, path in found.items() if path is not None}
+
+    def population(self, as_of: dt.date, min_events: int = 1, shard: int | None = None) -> list[str]:
+        """Users with at least `min_events` events in the lookback windows that end at midnight of `as_of`, sorted.
+
+        Of all shards, or of one.
+        """
         moment = day_of(as_of) * DAY
-        starts = (moment - self._lookback).tolist()
-        start = pl.col("modality").replace_strict(list(range(len(starts))), starts, return_dtype=pl.Int64)
+        start = self._by_modality(moment - self._lookback)
         users: list[str] = []
-        for shard in range(self._partitions.shards):
+        for own in range(self._partitions.shards) if shard is None else (shard,):
             counts = self._read(
-                shard, min(starts), moment, lambda rows: rows.filter(pl.col("time") >= start).group_by("user_id").len()
+                own,
+                int(moment - self._lookback.max()),
+                moment,
+                lambda rows: rows.filter(pl.col("time") >= start).group_by("user_id").len(),
             )
             users += counts.filter(pl.col("len") >= min_events)["user_id"].to_list()
         return sorted(users)
+
+    def moved(self, shard: int, before: dt.date, after: dt.date) -> list[str]:
+        """Users of a shard whose windows differ between two as_of days: an event came in, or left at the other end.
+
+        Sorted. `before` may not be later than `after`.
+        """
+        old, new = day_of(before) * DAY, day_of(after) * DAY
+        time, lookback = pl.col("time"), self._by_modality(self._lookback)
+        # where the days lie further apart than a window is long, what was never inside of either does not count
+        came = (time >= old) & (time >= new - lookback) & (time < new)
+        left = (time >= old - lookback) & (time < new - lookback) & (time < old)
+        users: set[str] = set()
+        first = old - int(self._lookback.max())
+        for inside, start, end in ((came, old, new), (left, first, min(old, new - int(self._lookback.min())))):
+            users |= set(self._read(shard, start, end, partial(_users_of, inside))["user_id"])
+        return sorted(users)
+
+    def _by_modality(self, values: Ints) -> pl.Expr:
+        """Of each row, the one of `values` [M] that its modality has."""
+        return pl.col("modality").replace_strict(
+            list(range(len(values))), [int(value) for value in values], return_dtype=pl.Int64
+        )
 
     def profiles(self, keys: pl.DataFrame) -> Profiles:
         """Events of the lookback windows, strictly before `as_of` (D3).
@@ -157,6 +196,10 @@ class EventStore:
 
 
 _EVENT = {"time": pl.Int64, "modality": pl.UInt8, "text": pl.UInt64, "value": pl.Float32}
+
+
+def _users_of(inside: pl.Expr, rows: pl.LazyFrame) -> pl.LazyFrame:
+    return rows.filter(inside).select("user_id").unique()
 
 
 def _scan(paths: list[Path], start: int, end: int) -> pl.LazyFrame:

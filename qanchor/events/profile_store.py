@@ -1,0 +1,190 @@
+"""Profiles as they were embedded last, one at a time by their user's id: SQLite in WAL mode, one file a shard (D9b).
+
+What refresh compares a new day with, and what serving reads. Everything that one refresh changes in a shard is one
+transaction: after a crash at any moment the shard stands at the day before or at the new one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from qanchor.errors import DataError
+from qanchor.events.partitions import day_of
+from qanchor.events.profiles import DAY, Profiles, Texts
+from qanchor.events.shards import shard_of
+
+FORMAT = 1
+EVENT = np.dtype([("time", "<i8"), ("modality", "u1"), ("text", "<u8"), ("value", "<f4")])
+"""How an event is kept: 21 bytes, its text by the id that is valid for ever."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS profile (user_id TEXT PRIMARY KEY, newest INTEGER NOT NULL, events BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS profile_newest ON profile (newest);
+CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER, as_of TEXT, files TEXT);
+"""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a shard's profiles are: the windows that end at `as_of`, read from these files of the store."""
+
+    as_of: dt.date
+    files: dict[str, str]
+    """Day -> file name, which carries a hash of the content."""
+
+
+class ProfileShard:
+    """The profiles of one shard. One process writes, any number reads."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, and makes it where there is none. Raises DataError when it is of another format."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._db = sqlite3.connect(path, isolation_level=None)
+        # a row that is gone is overwritten, so that what was forgotten cannot be read from the file
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __len__(self) -> int:
+        number: int = self._db.execute("SELECT count(*) FROM profile").fetchone()[0]
+        return number
+
+    @property
+    def state(self) -> State | None:
+        """None before the first refresh."""
+        row = self._db.execute("SELECT format, as_of, files FROM state").fetchone()
+        if row is None:
+            return None
+        if row[0] != FORMAT:
+            raise DataError(f"{self._path} has format {row[0]}, this version reads {FORMAT}: delete it, refresh again")
+        return State(dt.date.fromisoformat(row[1]), json.loads(row[2]))
+
+    def events(self, user_id: str) -> npt.NDArray[np.void] | None:
+        """[E] of dtype EVENT in canonical order; None for a user without a profile."""
+        row = self._db.execute("SELECT events FROM profile WHERE user_id = ?", (user_id,)).fetchone()
+        return None if row is None else np.frombuffer(row[0], EVENT)
+
+    def users(self) -> list[str]:
+        """In order."""
+        return sorted(user for (user,) in self._db.execute("SELECT user_id FROM profile"))
+
+    def idle_longer(self, edges: Sequence[int], before: dt.date, after: dt.date) -> list[str]:
+        """Users whose time since their newest event reaches one of the `edges` (days) between two as_of days."""
+        old, new = day_of(before), day_of(after)
+        found: set[str] = set()
+        for edge in edges:
+            span = ((old - edge) * DAY, (new - edge) * DAY)
+            found |= {
+                user
+                for (user,) in self._db.execute("SELECT user_id FROM profile WHERE newest > ? AND newest <= ?", span)
+            }
+        return sorted(found)
+
+    def differing(self, profiles: Profiles) -> list[str]:
+        """Users of `profiles` whose events are others than those kept here."""
+        kept = self._kept(profiles.user_ids)
+        return [user for user, events in _rows(profiles) if kept.get(user, b"") != events]
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """All that is put and dropped inside is one transaction, or, where an exception or a crash ends it, nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def put(self, profiles: Profiles) -> None:
+        """Keep these profiles in place of their users' old ones; none is kept of a user without events."""
+        last = np.maximum(profiles.offsets[1:] - 1, 0)
+        newest = profiles.time[last].tolist() if len(profiles.time) else []
+        rows = ((user, newest[n], events) for n, (user, events) in enumerate(_rows(profiles)) if events)
+        self._db.executemany("INSERT OR REPLACE INTO profile VALUES (?, ?, ?)", rows)
+        self.drop(profiles.user_ids[profiles.counts == 0])
+
+    def drop(self, user_ids: Iterable[str]) -> int:
+        """How many of these users had a profile."""
+        return self._db.executemany("DELETE FROM profile WHERE user_id = ?", ((user,) for user in user_ids)).rowcount
+
+    def stand_at(self, state: State) -> None:
+        row = (FORMAT, str(state.as_of), json.dumps(state.files))
+        self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", row)
+
+    def scrub(self) -> None:
+        """Leave no trace of dropped rows in the file or its log."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _kept(self, user_ids: npt.NDArray[np.object_]) -> dict[str, bytes]:
+        """The events of a stretch of users."""
+        if not len(user_ids):
+            return {}
+        between = "SELECT user_id, events FROM profile WHERE user_id BETWEEN ? AND ?"
+        return dict(self._db.execute(between, (min(user_ids), max(user_ids))))
+
+
+class ProfileStore:
+    """Point reads over all shards of a folder, as of each shard's last refresh."""
+
+    def __init__(self, folder: Path, shards: int, modalities: tuple[str, ...]) -> None:
+        """Raises DataError when nothing has been refreshed into `folder` yet."""
+        if not list(folder.glob("shard-*.sqlite")):
+            raise DataError(f"no profiles in {folder}: run `qanchor refresh` first")
+        self._folder, self._shards, self._modalities = folder, shards, modalities
+
+    @cached_property
+    def _open(self) -> list[ProfileShard]:
+        return [ProfileShard(shard_path(self._folder, shard)) for shard in range(self._shards)]
+
+    def get(self, user_id: str, texts: Texts) -> Profiles:
+        """The user's profile, as one row of `Profiles`; `texts` is the store's table.
+
+        Raises:
+            DataError: the user had no event in the window at the last refresh.
+        """
+        shard = self._open[int(shard_of(pl.Series([user_id]), self._shards)[0])]
+        events, state = shard.events(user_id), shard.state
+        if events is None or state is None:
+            raise DataError(f"user {user_id!r} has no profile: no events in the window at the last refresh")
+        return Profiles(
+            np.array([user_id], object),
+            np.array([day_of(state.as_of) * DAY]),
+            np.array([0, len(events)]),
+            events["time"].astype(np.int64),
+            events["modality"].astype(np.uint8),
+            np.searchsorted(texts.ids, events["text"]).astype(np.int32),
+            events["value"].astype(np.float32),
+            self._modalities,
+            texts,
+        )
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"shard-{shard:04d}.sqlite"
+
+
+def _rows(profiles: Profiles) -> Iterator[tuple[str, bytes]]:
+    """(user, events) of each profile."""
+    events = np.empty(len(profiles.time), EVENT)
+    events["time"], events["modality"], events["value"] = profiles.time, profiles.modality, profiles.value
+    events["text"] = profiles.texts.ids[profiles.text]
+    data, stop = events.tobytes(), (profiles.offsets * EVENT.itemsize).tolist()
+    for n, user in enumerate(profiles.user_ids):
+        yield user, data[stop[n] : stop[n + 1]]

@@ -1,0 +1,116 @@
+"""The embeddings of one as_of on disk: `FOLDER/as_of=2026-01-31/SCENARIO/shard-0003.parquet`.
+
+Rows are sorted by user. Each file says in its metadata what it was made of, so that whoever finds it knows whether it
+is still right: the model, the scenario's query and soft prompt, and the day files that the profiles came from.
+
+Shapes: N users of a shard, O dimensions.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qanchor.events import atomic
+
+KEY = b"qanchor"
+"""Of our entry in a file's metadata."""
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a file was made of."""
+
+    as_of: str
+    scenario: str
+    query: str
+    model: str
+    """The model's fingerprint."""
+    prompt: str
+    """A hash of the soft prompt's vectors."""
+    events: str
+    """A hash of the names of the day files; they carry hashes of their contents."""
+    population: str
+    """Who is embedded: users with at least so many events in the window."""
+
+    def differs_in_events_only(self, other: Made) -> bool:
+        """Whether unchanged users have the same embeddings in both."""
+        return asdict(self) | {"as_of": "", "events": ""} == asdict(other) | {"as_of": "", "events": ""}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    folder: Path
+    as_of: dt.date
+
+    def path(self, scenario: str, shard: int) -> Path:
+        return self.folder / f"as_of={self.as_of}" / scenario / f"shard-{shard:04d}.parquet"
+
+    def made(self, scenario: str, shard: int) -> Made | None:
+        """What the file there was made of; None where there is none, or one that nobody can read."""
+        path = self.path(scenario, shard)
+        try:
+            with path.open("rb") as file:
+                return Made(**json.loads((pq.read_schema(file).metadata or {})[KEY]))
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
+            return None
+
+    def read(self, scenario: str, shard: int) -> tuple[pa.Array, Floats]:
+        """[N] users, in order, and [N, O] embeddings."""
+        with self.path(scenario, shard).open("rb") as file:
+            table = pq.read_table(file, columns=["user_id", "embedding"]).combine_chunks()
+        user_N, embedding_N = (table[name].combine_chunks() for name in ("user_id", "embedding"))
+        return user_N, embedding_N.flatten().to_numpy().reshape(len(user_N), embedding_N.type.list_size)
+
+    def write(self, shard: int, made: Made, user_N: pa.Array, embedding_NO: Floats) -> None:
+        """Replace one scenario's file, in one step."""
+        users = len(user_N)
+        moment = dt.datetime.combine(self.as_of, dt.time())
+        embedding_N = pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(embedding_NO).reshape(-1)), embedding_NO.shape[1]
+        )
+        one = pa.array(np.zeros(users, np.int32))
+        table = pa.table(
+            {
+                "user_id": user_N,
+                "as_of": pa.DictionaryArray.from_arrays(
+                    one, pa.array([moment], pa.timestamp("us"))
+                ).dictionary_decode(),
+                "scenario": pa.DictionaryArray.from_arrays(one, pa.array([made.scenario])),
+                "embedding": embedding_N,
+            }
+        ).replace_schema_metadata({KEY: json.dumps(asdict(made))})
+        sink = pa.BufferOutputStream()
+        # floats of unit vectors hardly compress: a twelfth less for ten times the time
+        codecs = {"user_id": "zstd", "as_of": "zstd", "scenario": "zstd", "embedding.list.element": "none"}
+        pq.write_table(table, sink, compression=codecs, use_dictionary=["as_of", "scenario"], write_statistics=False)
+        atomic.write(self.path(made.scenario, shard), sink.getvalue())
+
+    def set_aside(self, shard: int) -> dict[str, str]:
+        """Users of a shard who could not be embedded, and why."""
+        path = self._aside(shard)
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def write_set_aside(self, shard: int, reasons: dict[str, str]) -> None:
+        path = self._aside(shard)
+        if reasons:
+            atomic.write_json(path, dict(sorted(reasons.items())))
+        else:
+            path.unlink(missing_ok=True)
+
+    def _aside(self, shard: int) -> Path:
+        return self.folder / f"as_of={self.as_of}" / "set-aside" / f"shard-{shard:04d}.json"
+
+
+def digest(*parts: object) -> str:
+    """Sixteen hex digits of whatever JSON can say."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
