@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def write(path: Place, data: bytes, sync_folder: bool = True) -> None:
 
 def write_json(path: Place, data: Any) -> None:
     write(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def remove(path: Place) -> None:
+    """Remove a file if it is there."""
+    if isinstance(path, Path):
+        path.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError):
+        path.fs.rm_file(path.path)
 
 
 def switch(new: Path, path: Place, sync_folder: bool = True) -> None:

@@ -58,7 +58,7 @@ def ingest(config: Config, store_root: Place, progress: Progress | None = None) 
     """
     on_progress = progress or (lambda stage, done: None)
     store = Partitions.prepare(store_root, config.shards, config.modality_names)
-    with alone(store_root), storage.scratch(store_root) as scratch:
+    with storage.scratch(store_root) as scratch, alone(store_root):
         files, ledger = source_files(config), Ledger(store_root / "ingested.json")
         changed = [file for file in files if not ledger.knows(file)]
         staging, texts = Staging(scratch / "staging", config.shards), TextTable(store.texts)

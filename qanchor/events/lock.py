@@ -15,6 +15,7 @@ from upath import UPath
 
 from qanchor import storage
 from qanchor.errors import DataError
+from qanchor.events import atomic
 from qanchor.storage import Place
 
 
@@ -57,4 +58,4 @@ def _created(path: UPath) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        atomic.remove(path)

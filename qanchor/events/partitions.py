@@ -82,7 +82,6 @@ class Partitions:
     @classmethod
     def prepare(cls, root: Place, shards: int, modalities: tuple[str, ...]) -> Partitions:
         """The store at `root`, or one to be founded there. Raises DataError when the one there is cut differently."""
-        root.mkdir(parents=True, exist_ok=True)
         return cls(root, shards, modalities) if _manifest(root) is None else cls.open(root).expect(shards, modalities)
 
     def found(self) -> None:
@@ -129,8 +128,8 @@ class Partitions:
             described = {name: {"rows": part.rows, "rejected": part.rejected} for name, part in parts.items()}
             data = {"day": folder.name[4:], "rows": Day({}, parts).rows, "files": files, "parts": described}
             atomic.write_json(switch, data)
-        elif folder.exists():
-            switch.unlink(missing_ok=True)
+        else:
+            atomic.remove(switch)
         _sweep(folder, {switch.name, *files.values()})
 
     def paths(self, days: Sequence[int], shard: int) -> list[Place]:
@@ -192,7 +191,7 @@ def _sweep(folder: Place, keep: set[str]) -> None:
         return
     for path in folder.iterdir():
         if path.name not in keep:
-            path.unlink()
+            atomic.remove(path)
     # a prefix of a bucket is gone with its last object
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()

@@ -49,7 +49,7 @@ class RejectLog:
             return
         self._temporary.unlink()
         if not failed:
-            self._path.unlink(missing_ok=True)
+            atomic.remove(self._path)
 
     def _write(self, row: int | None, reason: str, column: str | None, content: object) -> None:
         self.reasons[reason] += 1

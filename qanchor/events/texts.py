@@ -33,7 +33,10 @@ class TextTable:
     def __init__(self, path: Place, hash64: Callable[[str, str, str], int] = text_id):
         self._path = path
         self._hash64 = hash64
-        self._known = pl.read_parquet(storage.whole(path)) if path.exists() else pl.DataFrame(schema=SCHEMA)
+        try:
+            self._known = pl.read_parquet(storage.whole(path))
+        except FileNotFoundError:
+            self._known = pl.DataFrame(schema=SCHEMA)
         self._new: list[pl.DataFrame] = []
 
     def ids(self, modality: str, category: pl.Series, text: pl.Series) -> pl.Series:
