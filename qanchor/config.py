@@ -28,7 +28,7 @@ class Source(Section):
     """One kind of log file. Each row becomes one event (`text`), or one event per column (`features`)."""
 
     path: str
-    """File or glob, relative to the YAML: `raw/bills/*.parquet`."""
+    """File or glob, relative to the YAML: `raw/bills/*.parquet`; or in a bucket: `s3://bucket/bills/*.parquet`."""
     format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
     """`auto` goes by the file's ending (.parquet, .csv, .csv.gz, .jsonl, .ndjson)."""
     user: str
@@ -315,6 +315,9 @@ class Config(Section):
     windows: Windows
     users: Users = Users()
     scenarios: dict[str, Scenario] = {}
+    storage: str | None = None
+    """Where the event store and the embeddings lie: `s3://bucket/folder`, or a folder relative to the YAML; left out,
+    the run folder. All else stays in the run folder."""
     shards: Annotated[int, Field(ge=1, le=4096)] = 4
     max_reject_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
     """A day whose share of refused rows is above this is not published."""

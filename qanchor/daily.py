@@ -18,6 +18,7 @@ from qanchor.inference.refresh import embed_shard, refresh_shard
 from qanchor.inference.shard import Job, Scenario
 from qanchor.inference.workers import Work
 from qanchor.pipeline import Project
+from qanchor.storage import Place
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Daily:
         self.project = project
 
     @property
-    def snapshots(self) -> Path:
-        return self.project.out / "embeddings"
+    def snapshots(self) -> Place:
+        return self.project.storage / "embeddings"
 
     @property
     def kept(self) -> Path:
@@ -98,7 +99,7 @@ class Daily:
     def _today(self) -> dt.date:
         days = self.project.store.days()
         if not days:
-            raise DataError(f"no events in {self.project.out / 'store'}: look at what `qanchor ingest` refused")
+            raise DataError(f"no events in {self.project.storage / 'store'}: look at what `qanchor ingest` refused")
         return days[-1] + dt.timedelta(days=1)
 
     def _job(self, as_of: dt.date, names: Sequence[str], queries: Mapping[str, str]) -> Job:
@@ -113,7 +114,7 @@ class Daily:
         if not scenarios:
             raise ConfigError("nothing to embed for: name scenarios in the config, or give `--query NAME=QUESTION`")
         return Job(
-            store=out / "store",
+            store=self.project.storage / "store",
             model=out / "model",
             snapshots=self.snapshots,
             profiles=self.kept,

@@ -6,7 +6,6 @@ Shapes: N users, G scenarios, O dimensions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qanchor import storage
+from qanchor.events import atomic
+from qanchor.storage import Place
 
-def write(path: Path, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NGO: npt.NDArray[np.float32]) -> None:
+
+def write(path: Place, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NGO: npt.NDArray[np.float32]) -> None:
     """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically."""
     users, count, width = embedding_NGO.shape
     flat = pa.array(np.ascontiguousarray(embedding_NGO.transpose(1, 0, 2)).reshape(-1))
@@ -29,15 +32,16 @@ def write(path: Path, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NG
             "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
         }
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".tmp")
-    pq.write_table(table, fresh, compression="zstd")
-    fresh.replace(path)
+    with storage.scratch(path.parent) as scratch:
+        fresh = scratch / (path.name + atomic.TEMPORARY)
+        pq.write_table(table, fresh, compression="zstd")
+        atomic.switch(fresh, path, sync_folder=False)
 
 
-def read(path: Path, scenario: str) -> npt.NDArray[np.float32]:
+def read(path: Place, scenario: str) -> npt.NDArray[np.float32]:
     """[N, O] of one scenario, rows as they were written."""
-    table = pq.read_table(path, filters=[("scenario", "=", scenario)], columns=["embedding"])
+    with storage.opened(path) as file:
+        table = pq.read_table(file, filters=[("scenario", "=", scenario)], columns=["embedding"])
     column = table["embedding"].combine_chunks()
     flat: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), -1)
     return flat

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import polars as pl
 import torch
 from rich.console import Console
 
-from qanchor import __version__, config, datasets, embeddings
+from qanchor import __version__, config, datasets, embeddings, storage
 from qanchor.baselines.counts import Counts
 from qanchor.config import Config
 from qanchor.errors import ConfigError, DataError
@@ -35,7 +34,8 @@ from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
-from qanchor.stages import Stages, listing
+from qanchor.stages import Stages, listed, listing
+from qanchor.storage import Place
 from qanchor.training.pairs import Pairs
 from qanchor.training.pretrain import Corpus, Pretraining, Step
 from qanchor.training.tune import Labelled, TuneCheck, Tuning
@@ -55,6 +55,8 @@ class Project:
     def __init__(self, config: Config, stages: Stages) -> None:
         self.config, self.stages = config, stages
         self.out, self.console = stages.folder, stages.console
+        self.storage: Place = storage.place(config.storage, config.root) if config.storage else self.out
+        """Where `store/` and `embeddings/` lie: the run folder, or the place that the config names."""
 
     @classmethod
     def open(cls, config_path: Path, out: Path | None, console: Console) -> Project:
@@ -66,25 +68,26 @@ class Project:
 
     def ingest(self) -> None:
         """Event logs into day partitions."""
-        # joined, since a source may also be named by an absolute path
-        patterns = [str(self.config.root / source.path) for source in self.config.sources]
-        files = [Path(path) for pattern in patterns for path in glob(pattern, recursive=True)]
+        files = [
+            file for source in self.config.sources for file in storage.files(source.path, self.config.root).items()
+        ]
         inputs = {
             "sources": [source.model_dump() for source in self.config.sources],
             "shards": self.config.shards,
-            "files": listing(files),
+            "files": listed(files),
+            **({"storage": self.config.storage} if self.config.storage else {}),
         }
         self.stages.run("ingest", inputs, (), lambda _: self._ingest())
 
     def _ingest(self) -> None:
         with self.stages.progress("ingest", None) as advance:
-            report = ingest(self.config, self.out / "store", lambda stage, n: advance(n, stage))
+            report = ingest(self.config, self.storage / "store", lambda stage, n: advance(n, stage))
         rejects = ", ".join(f"{n:,} {reason}" for reason, n in report.rejects.items()) or "none"
         self.console.print(f"  {report.rows:,} rows, {report.events:,} events published; refused: {rejects}")
 
     @cached_property
     def store(self) -> EventStore:
-        return EventStore.open(self.config, self.out / "store")
+        return EventStore.open(self.config, self.storage / "store")
 
     @cached_property
     def requests(self) -> pl.DataFrame:
@@ -232,7 +235,9 @@ class Project:
         inputs = {
             "tune": self.config.training.tune.model_dump(exclude={"cache_gb"}),
             "scenarios": {name: s.model_dump() for name, s in self.config.scenarios.items()},
-            "labels": listing([self.config.root / s.labels for s in self.config.scenarios.values() if s.labels]),
+            "labels": listing(
+                [storage.place(s.labels, self.config.root) for s in self.config.scenarios.values() if s.labels]
+            ),
         }
         self.stages.run("tune", inputs, ("pretrain",), self._tune)
 
@@ -285,7 +290,7 @@ class Project:
         with self.stages.progress("embed", len(self.past)) as advance:
             both = model.embed(self.past, names, queries, progress=lambda n: advance(n, ""))
         for kind, part in (("tuned", both[:, : len(names)]), ("base", both[:, len(names) :])):
-            embeddings.write(self.out / "embeddings" / f"{kind}.parquet", self.requests, names, part)
+            embeddings.write(self.storage / "embeddings" / f"{kind}.parquet", self.requests, names, part)
 
     # -- evaluation ---------------------------------------------------------------------------------------------
 
@@ -325,7 +330,7 @@ class Project:
     def _embeddings(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
         """kind -> scenario -> [N, O], as `embed` wrote them."""
         return {
-            kind: {name: embeddings.read(self.out / "embeddings" / f"{kind}.parquet", name) for name in self.labels}
+            kind: {name: embeddings.read(self.storage / "embeddings" / f"{kind}.parquet", name) for name in self.labels}
             for kind in ("base", "tuned")
         }
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from qanchor import storage
+from qanchor.storage import Place, Stamp
 from qanchor.training.ranks import join
 
 
@@ -97,6 +99,11 @@ class Stages:
         yield advance
 
 
-def listing(paths: list[Path]) -> list[tuple[str, int, int]]:
-    """What tells whether files have changed without reading them: name, bytes, time of the last change."""
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths) if path.is_file()]
+def listing(paths: Iterable[Place]) -> list[tuple[int | str, ...]]:
+    """What tells whether files have changed without reading them: name, bytes, time of the last change or tag."""
+    return listed([(path, storage.stamp(path)) for path in paths if path.is_file()])
+
+
+def listed(files: Iterable[tuple[Place, Stamp]]) -> list[tuple[int | str, ...]]:
+    """The same of files that a store has listed already."""
+    return [(str(path), *stamp.values()) for path, stamp in sorted(files, key=lambda file: tuple(file[0].parts))]

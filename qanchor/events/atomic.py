@@ -1,21 +1,27 @@
-"""Files that are either old or new, never half: write beside, sync, switch."""
+"""Files that are either old or new, never half: on a disk write beside, sync, switch; in an object store one PUT."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from qanchor.storage import Place
 
 TEMPORARY = ".tmp"
 """Ending of a file that is still being written; whoever finds one after a crash may delete it."""
 
 
-def write(path: Path, data: bytes, sync_folder: bool = True) -> None:
+def write(path: Place, data: bytes, sync_folder: bool = True) -> None:
     """Replace `path` by `data` in one step that a crash cannot split, making its folder where it is missing.
 
     Without `sync_folder` the new name is only sure to outlive a power cut once another file of the folder is written.
     """
+    if not isinstance(path, Path):
+        path.fs.pipe_file(path.path, data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
     with temporary.open("wb") as file:
@@ -25,12 +31,26 @@ def write(path: Path, data: bytes, sync_folder: bool = True) -> None:
     switch(temporary, path, sync_folder)
 
 
-def write_json(path: Path, data: Any) -> None:
+def write_json(path: Place, data: Any) -> None:
     write(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def switch(new: Path, path: Path, sync_folder: bool = True) -> None:
-    """Rename `new` to `path`, and sync the folder, so that the rename outlives a power cut."""
+def remove(path: Place) -> None:
+    """Remove a file if it is there."""
+    if isinstance(path, Path):
+        path.unlink(missing_ok=True)
+        return
+    with suppress(FileNotFoundError):
+        path.fs.rm_file(path.path)
+
+
+def switch(new: Path, path: Place, sync_folder: bool = True) -> None:
+    """Move the local file `new` to `path`, and sync the folder, so that the rename outlives a power cut."""
+    if not isinstance(path, Path):
+        path.fs.put_file(str(new), path.path)
+        new.unlink()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     os.replace(new, path)
     if not sync_folder:
         return

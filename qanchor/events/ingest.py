@@ -7,24 +7,23 @@ Killed at any moment, each day is old or new, and a rerun completes it: the ledg
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
-import fcntl
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from qanchor import storage
 from qanchor.config import Config
-from qanchor.errors import DataError, RejectRateError
+from qanchor.errors import RejectRateError
 from qanchor.events import atomic
 from qanchor.events.intake import Intake, Outcome, Progress
 from qanchor.events.ledger import Ledger, SourceFile, source_files
+from qanchor.events.lock import alone
 from qanchor.events.partitions import Partitions, date_of
 from qanchor.events.publish import Published, Publisher
 from qanchor.events.staging import Staging
 from qanchor.events.texts import TextTable
+from qanchor.storage import Place
 
 
 @dataclass(frozen=True)
@@ -47,21 +46,22 @@ class IngestReport:
     """The share of refused rows that kept each from being published; their old content stays."""
 
 
-def ingest(config: Config, store_root: Path, progress: Progress | None = None) -> IngestReport:
+def ingest(config: Config, store_root: Place, progress: Progress | None = None) -> IngestReport:
     """Bring the store at `store_root` up to date with the config's sources.
 
     Raises:
         ConfigError: a template that cannot be read or prints a raw number; nothing was published.
-        DataError: a source without files; a store cut into other shards or modalities; another ingest at work.
+        DataError: a source without files; a store cut into other shards or modalities; another ingest at work; a
+            bucket that does not answer.
         CollisionError: two texts with one id; nothing was published.
         RejectRateError: files or days were refused, all others are published; `report.json` lists them.
     """
     on_progress = progress or (lambda stage, done: None)
     store = Partitions.prepare(store_root, config.shards, config.modality_names)
-    with _alone(store_root):
+    with storage.scratch(store_root) as scratch, alone(store_root):
         files, ledger = source_files(config), Ledger(store_root / "ingested.json")
         changed = [file for file in files if not ledger.knows(file)]
-        staging, texts = Staging(store_root / "staging", config.shards), TextTable(store.texts)
+        staging, texts = Staging(scratch / "staging", config.shards), TextTable(store.texts)
         intake = Intake(config, store, staging, texts, on_progress)
         outcomes = [intake.read(file) for file in changed]
         # texts first: no published event may point to a text that is not there
@@ -80,17 +80,6 @@ def ingest(config: Config, store_root: Path, progress: Progress | None = None) -
         staging.clear()
     _raise_refusals(report, config.max_reject_rate, store_root)
     return report
-
-
-@contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """One ingest at a time; the lock goes with the process, however it ends."""
-    with (root / "ingest.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another ingest is writing to {root}: wait for it to end") from None
-        yield
 
 
 def _enter(ledger: Ledger, taken: dict[str, Outcome], days: list[Published]) -> None:
@@ -115,14 +104,14 @@ def _report(files: list[SourceFile], outcomes: list[Outcome], days: list[Publish
     )
 
 
-def _save(report: IngestReport, path: Path) -> None:
+def _save(report: IngestReport, path: Place) -> None:
     data = dataclasses.asdict(report)
     data["days_published"] = [str(day) for day in report.days_published]
     data["days_refused"] = {str(day): share for day, share in report.days_refused.items()}
     atomic.write_json(path, data)
 
 
-def _raise_refusals(report: IngestReport, limit: float, root: Path) -> None:
+def _raise_refusals(report: IngestReport, limit: float, root: Place) -> None:
     what = [f"{part} ({why})" for part, why in report.files_refused.items()]
     what += [f"{day} ({share:.1%} refused)" for day, share in report.days_refused.items()]
     if what:

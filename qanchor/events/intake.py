@@ -29,7 +29,6 @@ class Outcome:
 
     file: SourceFile
     fingerprint: Fingerprint
-    """Taken before reading: a file that grows meanwhile is read again by the next run."""
     rows: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     days: Counter[int] = field(default_factory=Counter)
@@ -49,7 +48,7 @@ class Intake:
     def read(self, file: SourceFile) -> Outcome:
         """Stage one file; when it is refused, none of its rows stays staged."""
         outcome = Outcome(file, file.fingerprint())
-        with RejectLog(self.store.root / "rejects", file.part) as log:
+        with RejectLog(self.store.root / "rejects", file.part, self.staging.folder) as log:
             try:
                 self._stage(file, outcome, log)
                 self._expect_times(outcome, log)

@@ -6,18 +6,19 @@ Shapes: N profiles, E events of all of them, T distinct texts.
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from qanchor import storage
 from qanchor.config import Config, Filter, Rule
 from qanchor.errors import ConfigError, DataError
 from qanchor.events import times
 from qanchor.events.profiles import DAY, Profiles
 from qanchor.events.rows import user_ids
 from qanchor.events.verbalise import number
+from qanchor.storage import Place
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -39,7 +40,7 @@ def label(config: Config, name: str, past: Profiles, future: Profiles) -> npt.ND
         raise ConfigError(f"no scenario `{name}`; {hint}")
     scenario = config.scenarios[name]
     if scenario.label is None:
-        return _from_file(config.root / str(scenario.labels), past)
+        return _from_file(storage.place(str(scenario.labels), config.root), past)
     lookback = [config.lookback_days(modality) for modality in past.modalities]
     return _by_rule(scenario.label, past, future, lookback, config.windows.predict_days)
 
@@ -130,7 +131,7 @@ def _distinct(profiles: Profiles, matching: Mask, what: npt.NDArray[np.integer])
     return counts
 
 
-def _from_file(path: Path, past: Profiles) -> npt.NDArray[np.float32]:
+def _from_file(path: Place, past: Profiles) -> npt.NDArray[np.float32]:
     """Labels joined on (user_id, day of as_of); NaN where the file has no row."""
     table = _read(path)
     twice = table.select("user_id", "day").is_duplicated().arg_true()
@@ -145,10 +146,11 @@ def _from_file(path: Path, past: Profiles) -> npt.NDArray[np.float32]:
     return joined["label"].cast(pl.Float32).fill_null(np.nan).to_numpy()
 
 
-def _read(path: Path) -> pl.DataFrame:
+def _read(path: Place) -> pl.DataFrame:
     """user_id, as_of, day (since 1970-01-01), label (0 or 1): one row a row of the file."""
     try:
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+        data = storage.whole(path)
+        table = pl.read_parquet(data) if path.suffix == ".parquet" else pl.read_csv(data, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(f"the labels file {path} cannot be read: {str(error).splitlines()[0]}") from None
     for column in ("user_id", "as_of", "label"):

@@ -10,14 +10,16 @@ import datetime as dt
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from qanchor import storage
 from qanchor.errors import DataError
 from qanchor.events import atomic
+from qanchor.storage import Place
 
 FORMAT = 1
 SORT = ("user_id", "second", "modality", "text", "value", "part")
@@ -61,34 +63,32 @@ class Day:
 
 @dataclass(frozen=True)
 class Partitions:
-    """The folder of a store: `store.json`, `texts.parquet`, `events/day=.../`."""
+    """The folder of a store, or its prefix in a bucket: `store.json`, `texts.parquet`, `events/day=.../`."""
 
-    root: Path
+    root: Place
     shards: int
     modalities: tuple[str, ...]
 
     @classmethod
-    def open(cls, root: Path) -> Partitions:
+    def open(cls, root: Place) -> Partitions:
         """Raises DataError when there is no store at `root`, or one of another format."""
-        path = _manifest(root)
-        if not path.exists():
+        data = _manifest(root)
+        if data is None:
             raise DataError(f"no event store at {root}: run `qanchor ingest` first")
-        data = json.loads(path.read_text())
         if data.get("format") != FORMAT:
             raise DataError(f"{root} has store format {data.get('format')}, expected {FORMAT}: delete it, ingest again")
         return cls(root, data["shards"], tuple(data["modalities"]))
 
     @classmethod
-    def prepare(cls, root: Path, shards: int, modalities: tuple[str, ...]) -> Partitions:
+    def prepare(cls, root: Place, shards: int, modalities: tuple[str, ...]) -> Partitions:
         """The store at `root`, or one to be founded there. Raises DataError when the one there is cut differently."""
-        root.mkdir(parents=True, exist_ok=True)
-        return cls.open(root).expect(shards, modalities) if _manifest(root).exists() else cls(root, shards, modalities)
+        return cls(root, shards, modalities) if _manifest(root) is None else cls.open(root).expect(shards, modalities)
 
     def found(self) -> None:
         """Write `store.json` if it is missing: after this, shards and modalities are fixed."""
-        if not _manifest(self.root).exists():
+        if _manifest(self.root) is None:
             data = {"format": FORMAT, "shards": self.shards, "modalities": list(self.modalities)}
-            atomic.write_json(_manifest(self.root), data)
+            atomic.write_json(self.root / "store.json", data)
 
     def expect(self, shards: int, modalities: tuple[str, ...]) -> Partitions:
         """Itself. Raises DataError when the config has another number of shards or other modalities."""
@@ -101,10 +101,10 @@ class Partitions:
         return self
 
     @property
-    def texts(self) -> Path:
+    def texts(self) -> Place:
         return self.root / "texts.parquet"
 
-    def folder(self, day: int) -> Path:
+    def folder(self, day: int) -> Place:
         return self.root / "events" / f"day={date_of(day)}"
 
     def days(self) -> list[int]:
@@ -112,14 +112,12 @@ class Partitions:
         found = (self.root / "events").glob("day=*/day.json")
         return sorted(day_of(dt.date.fromisoformat(path.parent.name[4:])) for path in found)
 
+    def read_days(self, days: Sequence[int]) -> list[Day]:
+        """What is published of each day; an empty Day where nothing is."""
+        return [_day(data) for data in storage.contents([self.folder(day) / "day.json" for day in days])]
+
     def day(self, day: int) -> Day:
-        """What is published of a day; an empty Day when nothing is."""
-        try:
-            data = json.loads((self.folder(day) / "day.json").read_text())
-        except FileNotFoundError:
-            return Day({}, {})
-        files = {int(shard): name for shard, name in data["files"].items()}
-        return Day(files, {name: Part(**part) for name, part in data["parts"].items()})
+        return self.read_days([day])[0]
 
     def publish(self, day: int, shards: Iterable[tuple[int, pl.DataFrame]], parts: dict[str, Part]) -> None:
         """Replace a day, atomically for its readers: (shard, rows of SCHEMA), and who they came from."""
@@ -130,19 +128,27 @@ class Partitions:
             described = {name: {"rows": part.rows, "rejected": part.rejected} for name, part in parts.items()}
             data = {"day": folder.name[4:], "rows": Day({}, parts).rows, "files": files, "parts": described}
             atomic.write_json(switch, data)
-        elif folder.exists():
-            switch.unlink(missing_ok=True)
+        else:
+            atomic.remove(switch)
         _sweep(folder, {switch.name, *files.values()})
 
-    def path(self, day: int, shard: int) -> Path | None:
+    def paths(self, days: Sequence[int], shard: int) -> list[Place]:
+        """The files of a shard, without the days on which it has no rows."""
+        published = zip(days, self.read_days(days), strict=True)
+        return [self.folder(day) / its.files[shard] for day, its in published if shard in its.files]
+
+    def path(self, day: int, shard: int) -> Place | None:
         """The file of a day's shard, None when it has no rows."""
-        name = self.day(day).files.get(shard)
-        return None if name is None else self.folder(day) / name
+        return next(iter(self.paths([day], shard)), None)
 
     def read(self, day: int, shard: int) -> pl.DataFrame:
         """The rows of one shard (SCHEMA), in canonical order; for the one writer, under whom no file vanishes."""
         path = self.path(day, shard)
-        return pl.DataFrame(schema=SCHEMA) if path is None else pl.read_parquet(path, hive_partitioning=False)
+        return (
+            pl.DataFrame(schema=SCHEMA)
+            if path is None
+            else pl.read_parquet(storage.whole(path), hive_partitioning=False)
+        )
 
 
 def day_of(date: dt.date) -> int:
@@ -154,11 +160,21 @@ def date_of(day: int) -> dt.date:
     return dt.date(1970, 1, 1) + dt.timedelta(days=day)
 
 
-def _manifest(root: Path) -> Path:
-    return root / "store.json"
+def _manifest(root: Place) -> Any:
+    """`store.json`, None where there is no store."""
+    (data,) = storage.contents([root / "store.json"])
+    return None if data is None else json.loads(data)
 
 
-def _write(folder: Path, shard: int, rows: pl.DataFrame) -> str:
+def _day(data: bytes | None) -> Day:
+    if data is None:
+        return Day({}, {})
+    described = json.loads(data)
+    files = {int(shard): name for shard, name in described["files"].items()}
+    return Day(files, {name: Part(**part) for name, part in described["parts"].items()})
+
+
+def _write(folder: Place, shard: int, rows: pl.DataFrame) -> str:
     buffer = io.BytesIO()
     rows = rows.select(list(SCHEMA)).sort(SORT)
     rows.write_parquet(buffer, compression="zstd", compression_level=1, statistics=False)
@@ -169,12 +185,13 @@ def _write(folder: Path, shard: int, rows: pl.DataFrame) -> str:
     return name
 
 
-def _sweep(folder: Path, keep: set[str]) -> None:
+def _sweep(folder: Place, keep: set[str]) -> None:
     """Remove what `day.json` no longer names, and what a killed run left."""
     if not folder.exists():
         return
     for path in folder.iterdir():
         if path.name not in keep:
-            path.unlink()
-    if not keep & {path.name for path in folder.iterdir()}:
+            atomic.remove(path)
+    # a prefix of a bucket is gone with its last object
+    if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()

@@ -38,7 +38,9 @@ class Publisher:
     def publish(self) -> Iterator[Published]:
         """Replace every day that the files touch now or touched before, in order."""
         days = {day for outcome in self.taken.values() for day in outcome.days} | self.staging.days()
-        days |= {day for day in self.store.days() if self.taken.keys() & self.store.day(day).parts.keys()}
+        known = self.store.days()
+        published = zip(known, self.store.read_days(known), strict=True)
+        days |= {day for day, its in published if self.taken.keys() & its.parts.keys()}
         # a day is put together while another waits for the disk
         with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as pool:
             yield from pool.map(self._day, sorted(days))

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from qanchor.events import atomic
 from qanchor.events.rows import Reject
+from qanchor.storage import Place
 
 
 class RejectLog:
     """The refused rows of one source file: `rejects/PART.jsonl`, which replaces the file's former one when closed."""
 
-    def __init__(self, folder: Path, part: str):
+    def __init__(self, folder: Place, part: str, scratch: Path):
         # a log outside the config's folder must not lead out of ours
-        self._path = folder / (part.replace("../", "up/").lstrip("/") + ".jsonl")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._path.with_name(self._path.name + atomic.TEMPORARY)
+        self._path = folder / (part.replace("../", "up/").replace("://", "/").lstrip("/") + ".jsonl")
+        self._temporary = scratch / f"rejects{atomic.TEMPORARY}"
         self._file = self._temporary.open("w", encoding="utf-8")
         self._part = part
         self.reasons: Counter[str] = Counter()
@@ -49,7 +49,7 @@ class RejectLog:
             return
         self._temporary.unlink()
         if not failed:
-            self._path.unlink(missing_ok=True)
+            atomic.remove(self._path)
 
     def _write(self, row: int | None, reason: str, column: str | None, content: object) -> None:
         self.reasons[reason] += 1

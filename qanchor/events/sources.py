@@ -10,9 +10,9 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
+from qanchor import storage
 from qanchor.errors import ConfigError
+from qanchor.storage import Place
 
 BATCH_ROWS = 1 << 18
 BLOCK_BYTES = 1 << 22
@@ -64,7 +66,7 @@ class Batch:
     broken: list[BrokenRow] = field(default_factory=list)
 
 
-def format_of(path: Path, declared: str) -> str:
+def format_of(path: Place, declared: str) -> str:
     """`parquet`, `csv` or `jsonl`. Raises ConfigError when the ending says nothing and nothing is declared."""
     if declared != "auto":
         return declared
@@ -74,7 +76,7 @@ def format_of(path: Path, declared: str) -> str:
     raise ConfigError(f"cannot tell the format of {path}: known endings are {', '.join(ENDINGS)}; or set `format:`")
 
 
-def read(path: Path, file_format: str, columns: Sequence[str]) -> Iterator[Batch]:
+def read(path: Place, file_format: str, columns: Sequence[str]) -> Iterator[Batch]:
     """The rows of one file, in order, in batches.
 
     Raises:
@@ -109,8 +111,11 @@ def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
     return frame
 
 
-def _parquet(path: Path, columns: list[str]) -> Iterator[Batch]:
-    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as file:
+def _parquet(path: Place, columns: list[str]) -> Iterator[Batch]:
+    with (
+        storage.opened(path) as raw,
+        pq.ParquetFile(raw, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True) as file,
+    ):
         _check_columns(columns, file.schema_arrow.names)
         start = 1
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
@@ -118,7 +123,7 @@ def _parquet(path: Path, columns: list[str]) -> Iterator[Batch]:
             start += len(batch)
 
 
-def _csv(path: Path, columns: list[str]) -> Iterator[Batch]:
+def _csv(path: Place, columns: list[str]) -> Iterator[Batch]:
     _check_columns(columns, _csv_header(path))
     skipped: list[Any] = []
 
@@ -126,7 +131,10 @@ def _csv(path: Path, columns: list[str]) -> Iterator[Batch]:
         skipped.append(row)
         return "skip"
 
-    with pa.input_stream(str(path), compression="gzip" if path.name.endswith(".gz") else None) as stream:
+    with (
+        storage.opened(path) as raw,
+        pa.input_stream(raw, compression="gzip" if path.name.endswith(".gz") else None) as stream,
+    ):
         reader = arrow_csv.open_csv(
             stream,
             # row numbers are only given in serial reading
@@ -152,7 +160,7 @@ def _csv(path: Path, columns: list[str]) -> Iterator[Batch]:
             yield Batch(empty, np.empty(0, np.int64), [_ragged(row) for row in skipped[reported:]])
 
 
-def _csv_header(path: Path) -> list[str]:
+def _csv_header(path: Place) -> list[str]:
     with _open(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         return next(csv.reader(text), [])
 
@@ -169,7 +177,7 @@ def _numbers(start: int, count: int, skipped: list[int]) -> npt.NDArray[np.int64
     return good + 1 + np.searchsorted(good_before, good, side="right")
 
 
-def _jsonl(path: Path, columns: list[str]) -> Iterator[Batch]:
+def _jsonl(path: Place, columns: list[str]) -> Iterator[Batch]:
     with _open(path) as file:
         lines = enumerate((line.decode() for line in file), start=1)
         first = True
@@ -215,5 +223,8 @@ def _series(name: str, values: list[Any]) -> pl.Series:
     return pl.Series(name, texts, dtype=pl.String)
 
 
-def _open(path: Path) -> io.BufferedReader:
-    return io.BufferedReader(gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb"))
+@contextmanager
+def _open(path: Place) -> Iterator[io.BufferedReader]:
+    with path.open("rb") as raw:
+        stream = gzip.GzipFile(fileobj=raw) if path.name.endswith(".gz") else raw
+        yield io.BufferedReader(cast(io.RawIOBase, stream))

@@ -34,7 +34,7 @@ class Staging:
     def __init__(self, folder: Path, shards: int):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        self._folder = folder
+        self.folder = folder
         self._shards = shards
         self._runs: dict[int, dict[int, list[_Run]]] = defaultdict(lambda: defaultdict(list))
         self._files = 0
@@ -51,7 +51,7 @@ class Staging:
         )
         buckets, starts = np.unique(table["bucket"].to_numpy(), return_index=True)
         ends = np.append(starts[1:], len(table))
-        path = self._folder / f"{self._files:06d}.arrow"
+        path = self.folder / f"{self._files:06d}.arrow"
         self._files += 1
         data = table.select(COLUMNS).to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, data.schema) as writer:
@@ -84,7 +84,7 @@ class Staging:
         return [(run.part, _load(run)) for run in runs]
 
     def clear(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _load(run: _Run) -> pl.DataFrame:

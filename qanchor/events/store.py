@@ -5,19 +5,20 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from qanchor import storage
 from qanchor.config import Config
 from qanchor.errors import DataError
 from qanchor.events import texts
 from qanchor.events.partitions import Partitions, date_of, day_of
 from qanchor.events.profiles import DAY, Profiles, Texts
 from qanchor.events.shards import shard_of
+from qanchor.storage import Place
 
 Ints = npt.NDArray[np.int64]
 
@@ -25,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 class EventStore:
     """Reads a store that `ingest` has written; safe beside a running ingest, which each day shows as old or new."""
 
-    def __init__(self, root: Path, modalities: tuple[str, ...], lookback_days: dict[str, int]):
+    def __init__(self, root: Place, modalities: tuple[str, ...], lookback_days: dict[str, int]):
         """Raises DataError when there is no store at `root` or it has other modalities."""
         self._partitions = Partitions.open(root)
         self._partitions.expect(self._partitions.shards, modalities)
@@ -33,7 +34,7 @@ class EventStore:
         self._texts: tuple[texts.Version, Texts] | None = None
 
     @classmethod
-    def open(cls, config: Config, root: Path) -> EventStore:
+    def open(cls, config: Config, root: Place) -> EventStore:
         """Raises DataError when there is no store at `root`, or the config cuts it into other shards or modalities."""
         Partitions.open(root).expect(config.shards, config.modality_names)
         names = config.modality_names
@@ -62,8 +63,8 @@ class EventStore:
         """Day -> name (it carries a hash of the content) of every file that a shard's profiles at `as_of` come from."""
         end = day_of(as_of)
         first = end - int(self._lookback.max()) // DAY
-        found = {day: self._partitions.path(day, shard) for day in self._partitions.days() if first <= day < end}
-        return {str(date_of(day)): path.name for day, path in found.items() if path is not None}
+        days = [day for day in self._partitions.days() if first <= day < end]
+        return {path.parent.name.removeprefix("day="): path.name for path in self._partitions.paths(days, shard)}
 
     def population(self, as_of: dt.date, min_events: int = 1, shard: int | None = None) -> list[str]:
         """Users with at least `min_events` events in the lookback windows that end at midnight of `as_of`, sorted.
@@ -188,11 +189,12 @@ class EventStore:
                 # an ingest that replaced a day under us has named new files; otherwise the store is damaged
                 before, paths = paths, self._paths(shard, start, end)
                 if paths == before:
-                    raise DataError(f"{self._partitions.root} cannot be read ({error}): ingest it again") from error
+                    said = next(iter(str(error).splitlines()), "")
+                    raise DataError(f"{self._partitions.root} cannot be read ({said}): ingest it again") from error
 
-    def _paths(self, shard: int, start: int, end: int) -> list[Path]:
-        wanted = (day for day in self._partitions.days() if start < (day + 1) * DAY and day * DAY < end)
-        return [path for day in wanted if (path := self._partitions.path(day, shard)) is not None]
+    def _paths(self, shard: int, start: int, end: int) -> list[Place]:
+        wanted = [day for day in self._partitions.days() if start < (day + 1) * DAY and day * DAY < end]
+        return self._partitions.paths(wanted, shard)
 
 
 _EVENT = {"time": pl.Int64, "modality": pl.UInt8, "text": pl.UInt64, "value": pl.Float32}
@@ -202,10 +204,10 @@ def _users_of(inside: pl.Expr, rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows.filter(inside).select("user_id").unique()
 
 
-def _scan(paths: list[Path], start: int, end: int) -> pl.LazyFrame:
+def _scan(paths: list[Place], start: int, end: int) -> pl.LazyFrame:
     if not paths:
         return pl.LazyFrame(schema={"user_id": pl.String, **_EVENT})
-    rows = pl.scan_parquet(paths, hive_partitioning=True, glob=False)
+    rows = storage.scan(paths)
     midnight = pl.col("day").cast(pl.Date).cast(pl.Int32).cast(pl.Int64) * DAY
     rows = rows.select("user_id", (midnight + pl.col("second")).alias("time"), "modality", "text", "value")
     return rows.filter((pl.col("time") >= start) & (pl.col("time") < end))

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import polars as pl
 
+from qanchor import storage
 from qanchor.errors import CollisionError, DataError
 from qanchor.events import atomic
 from qanchor.events.profiles import Texts
+from qanchor.storage import Place
 
 SCHEMA = {"text_id": pl.UInt64, "modality": pl.String, "category": pl.String, "text": pl.String}
 
@@ -28,10 +30,13 @@ def text_id(modality: str, category: str, text: str) -> int:
 class TextTable:
     """The table while logs are read; `save` publishes it."""
 
-    def __init__(self, path: Path, hash64: Callable[[str, str, str], int] = text_id):
+    def __init__(self, path: Place, hash64: Callable[[str, str, str], int] = text_id):
         self._path = path
         self._hash64 = hash64
-        self._known = pl.read_parquet(path) if path.exists() else pl.DataFrame(schema=SCHEMA)
+        try:
+            self._known = pl.read_parquet(storage.whole(path))
+        except FileNotFoundError:
+            self._known = pl.DataFrame(schema=SCHEMA)
         self._new: list[pl.DataFrame] = []
 
     def ids(self, modality: str, category: pl.Series, text: pl.Series) -> pl.Series:
@@ -68,19 +73,19 @@ class TextTable:
         self._known, self._new = table, []
 
 
-Version = tuple[int, int, int]
+Version = tuple[int | str, ...]
 
 
-def version(path: Path) -> Version:
+def version(path: Place) -> Version:
     """Changes with the published table. Raises DataError when there is none."""
     try:
-        stat = path.stat()
+        inode = path.stat().st_ino if isinstance(path, Path) else 0
+        return inode, *storage.stamp(path).values()
     except FileNotFoundError:
         raise DataError(f"no text table at {path}: run `qanchor ingest` first") from None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def load(path: Path) -> Texts:
+def load(path: Place) -> Texts:
     """The published table."""
-    table = pl.read_parquet(path)
+    table = pl.read_parquet(storage.whole(path))
     return Texts(table["text_id"].to_numpy(), *(table[name].to_list() for name in ("modality", "category", "text")))

@@ -26,6 +26,7 @@ from qanchor.events.store import EventStore
 from qanchor.inference.engine import QAnchor
 from qanchor.inference.snapshot import Floats, Made, Snapshot, digest
 from qanchor.model import persistence
+from qanchor.storage import Place
 
 BLOCK = 32_768
 """Users whose events are in memory at once."""
@@ -48,9 +49,9 @@ class Scenario:
 class Job:
     """What a worker needs to know: where things are, never rows."""
 
-    store: Path
+    store: Place
     model: Path
-    snapshots: Path
+    snapshots: Place
     profiles: Path
     """Where refresh keeps the profiles that it embedded, on a local disk."""
     vectors: Path | None

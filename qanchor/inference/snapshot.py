@@ -12,14 +12,15 @@ import datetime as dt
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qanchor import storage
 from qanchor.events import atomic
+from qanchor.storage import Place
 
 KEY = b"qanchor"
 """Of our entry in a file's metadata."""
@@ -49,25 +50,23 @@ class Made:
 
 @dataclass(frozen=True)
 class Snapshot:
-    folder: Path
+    folder: Place
     as_of: dt.date
 
-    def path(self, scenario: str, shard: int) -> Path:
+    def path(self, scenario: str, shard: int) -> Place:
         return self.folder / f"as_of={self.as_of}" / scenario / f"shard-{shard:04d}.parquet"
 
     def made(self, scenario: str, shard: int) -> Made | None:
         """What the file there was made of; None where there is none, or one that nobody can read."""
-        path = self.path(scenario, shard)
         try:
-            with path.open("rb") as file:
+            with storage.opened(self.path(scenario, shard)) as file:
                 return Made(**json.loads((pq.read_schema(file).metadata or {})[KEY]))
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
             return None
 
     def read(self, scenario: str, shard: int) -> tuple[pa.Array, Floats]:
         """[N] users, in order, and [N, O] embeddings."""
-        with self.path(scenario, shard).open("rb") as file:
-            table = pq.read_table(file, columns=["user_id", "embedding"]).combine_chunks()
+        table = pq.read_table(storage.whole(self.path(scenario, shard)), columns=["user_id", "embedding"])
         user_N, embedding_N = (table[name].combine_chunks() for name in ("user_id", "embedding"))
         return user_N, embedding_N.flatten().to_numpy().reshape(len(user_N), embedding_N.type.list_size)
 
@@ -93,21 +92,20 @@ class Snapshot:
         # floats of unit vectors hardly compress: a twelfth less for ten times the time
         codecs = {"user_id": "zstd", "as_of": "zstd", "scenario": "zstd", "embedding.list.element": "none"}
         pq.write_table(table, sink, compression=codecs, use_dictionary=["as_of", "scenario"], write_statistics=False)
-        atomic.write(self.path(made.scenario, shard), sink.getvalue())
+        atomic.write(self.path(made.scenario, shard), sink.getvalue().to_pybytes())
 
     def set_aside(self, shard: int) -> dict[str, str]:
         """Users of a shard who could not be embedded, and why."""
-        path = self._aside(shard)
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        (data,) = storage.contents([self._aside(shard)])
+        return {} if data is None else json.loads(data)
 
     def write_set_aside(self, shard: int, reasons: dict[str, str]) -> None:
-        path = self._aside(shard)
         if reasons:
-            atomic.write_json(path, dict(sorted(reasons.items())))
+            atomic.write_json(self._aside(shard), dict(sorted(reasons.items())))
         else:
-            path.unlink(missing_ok=True)
+            atomic.remove(self._aside(shard))
 
-    def _aside(self, shard: int) -> Path:
+    def _aside(self, shard: int) -> Place:
         return self.folder / f"as_of={self.as_of}" / "set-aside" / f"shard-{shard:04d}.json"
 
 
