@@ -204,6 +204,23 @@ def refresh(
 
 
 @app.command()
+def forget(
+    users: Annotated[list[str], typer.Argument(help="Ids of the users.")],
+    config: ConfigOption = Path("qanchor.yaml"),
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove users' events, profiles, embeddings and pairs, keep them out of later ingests, and count what is left."""
+    from qanchor.forget import forget as forget_users
+
+    traces = forget_users(_daily(config, out, as_json), users)
+    if as_json:
+        print(json.dumps([asdict(trace) for trace in traces]))
+    for trace in () if as_json else traces:
+        print(f"{trace.place}: {trace.before:,} rows before, {trace.after:,} now")
+
+
+@app.command()
 def evaluate(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
     """Probe the embeddings against hand-made features: table, results.json, report.html."""
     project = _project(config, out, as_json)

@@ -16,6 +16,7 @@ from qanchor import QAnchor, config
 from qanchor.cli import main
 from qanchor.daily import Daily
 from qanchor.datasets import wallet
+from qanchor.errors import DataError
 from qanchor.events.store import EventStore
 from qanchor.pipeline import Project
 
@@ -157,3 +158,20 @@ def test_errors_are_one_line_with_the_remedy(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     assert run("demo", "--data", "travel", "--data-dir", str(tmp_path), "--out", str(tmp_path / "run")) == 1
     assert "Posts" in capsys.readouterr().err
+
+
+def test_a_forgotten_user_is_nowhere(project, capsys):
+    """The last test: it changes the project."""
+    command = ("--config", str(project.config.root / "qanchor.yaml"), "--out", str(project.out), "--json")
+    user = project.requests.filter(pl.col("split") == "train")["user_id"][0]
+    assert run("refresh", "--day", str(project.config.windows.test[0]), *command) == 0
+    capsys.readouterr()
+    assert run("forget", user, *command) == 0
+    traces = {trace["place"]: (trace["before"], trace["after"]) for trace in json.loads(capsys.readouterr().out)}
+    assert all(traces[place][0] > 0 for place in ("events", "profiles", "embeddings and pairs"))
+    assert {after for _, after in traces.values()} == {0}
+    assert not any(user.encode() in path.read_bytes() for path in project.out.rglob("*") if path.is_file())
+    assert run("refresh", "--day", str(project.config.windows.test[0]), *command) == 0
+    assert json.loads(capsys.readouterr().out)["embedded"] == 0
+    with pytest.raises(DataError, match="has no profile"):
+        Daily(project).profiles.get(user, project.store.texts())

@@ -16,6 +16,7 @@ from qanchor import storage
 from qanchor.config import Config
 from qanchor.errors import RejectRateError
 from qanchor.events import atomic
+from qanchor.events.forgotten import Forgotten
 from qanchor.events.intake import Intake, Outcome, Progress
 from qanchor.events.ledger import Ledger, SourceFile, source_files
 from qanchor.events.lock import alone
@@ -40,7 +41,7 @@ class IngestReport:
     events: int
     """Events of this run that were published."""
     rejects: dict[str, int]
-    """Refused rows (and files) by reason; each is described in `rejects/`."""
+    """Refused rows (and files) by reason; each is described in `rejects/`, but for those of forgotten users."""
     days_published: list[dt.date]
     days_refused: dict[dt.date, float]
     """The share of refused rows that kept each from being published; their old content stays."""
@@ -62,7 +63,7 @@ def ingest(config: Config, store_root: Place, progress: Progress | None = None) 
         files, ledger = source_files(config), Ledger(store_root / "ingested.json")
         changed = [file for file in files if not ledger.knows(file)]
         staging, texts = Staging(scratch / "staging", config.shards), TextTable(store.texts)
-        intake = Intake(config, store, staging, texts, on_progress)
+        intake = Intake(config, store, staging, texts, Forgotten(store_root), on_progress)
         outcomes = [intake.read(file) for file in changed]
         # texts first: no published event may point to a text that is not there
         store.found()
@@ -92,6 +93,7 @@ def _enter(ledger: Ledger, taken: dict[str, Outcome], days: list[Published]) -> 
 def _report(files: list[SourceFile], outcomes: list[Outcome], days: list[Published]) -> IngestReport:
     read = [outcome.file.part for outcome in outcomes]
     reasons: Counter[str] = sum((outcome.reasons for outcome in outcomes), Counter())
+    reasons += Counter({"forgotten user": sum(outcome.forgotten for outcome in outcomes)})
     return IngestReport(
         files_read=read,
         files_skipped=[file.part for file in files if file.part not in set(read)],

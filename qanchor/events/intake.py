@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from qanchor.config import Config
+from qanchor.config import Config, Source
 from qanchor.events import times
+from qanchor.events.forgotten import Forgotten
 from qanchor.events.ledger import Fingerprint, SourceFile
 from qanchor.events.partitions import Partitions
-from qanchor.events.rejects import RejectLog
-from qanchor.events.rows import Parser
-from qanchor.events.sources import FileRefusedError, format_of, read
+from qanchor.events.rejects import RejectLog, names
+from qanchor.events.rows import Parser, user_ids
+from qanchor.events.sources import Batch, FileRefusedError, format_of, read
 from qanchor.events.staging import Staging
 from qanchor.events.texts import TextTable
 
@@ -33,6 +34,8 @@ class Outcome:
     reasons: Counter[str] = field(default_factory=Counter)
     days: Counter[int] = field(default_factory=Counter)
     """Refused rows by the day that they belong to."""
+    forgotten: int = 0
+    """Rows of forgotten users: neither published nor written down anywhere."""
     refused: str | None = None
 
 
@@ -42,6 +45,7 @@ class Intake:
     store: Partitions
     staging: Staging
     texts: TextTable
+    forgotten: Forgotten
     progress: Progress
     latest: int = field(default_factory=lambda: times.latest(dt.datetime.now(dt.UTC)))
 
@@ -66,12 +70,24 @@ class Intake:
             modality = self.store.modalities.index(source.modality)
             parser = Parser(source, modality, self.latest, self.texts)
             for batch in read(file.path, format_of(file.path, source.format), parser.columns):
-                events, rejects = parser.parse(batch)
+                known = self._without_forgotten(batch, source, outcome)
+                events, rejects = parser.parse(known)
                 log.add(rejects)
                 self.staging.add(file.part, events)
                 rows = len(batch.rows) + len(batch.broken)
                 outcome.rows += rows
                 self.progress("read", rows)
+
+    def _without_forgotten(self, batch: Batch, source: Source, outcome: Outcome) -> Batch:
+        """Before anything is made of their rows: not even a text, or a refusal, is to stay."""
+        users = user_ids(batch.rows[source.user])
+        gone = self.forgotten.among(users)
+        if not gone:
+            return batch
+        stays = ~users.is_in(gone).fill_null(False)
+        outcome.forgotten += len(stays) - int(stays.sum())
+        broken = [row for row in batch.broken if not names(row.content, gone)]
+        return Batch(batch.rows.filter(stays), batch.numbers[stays.to_numpy()], broken)
 
     def _expect_times(self, outcome: Outcome, log: RejectLog) -> None:
         """Rows that belong to a day count against that day; those that belong to none, against the file."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from qanchor.events import atomic
@@ -55,3 +56,28 @@ class RejectLog:
         self.reasons[reason] += 1
         line = {"file": self._part, "row": row, "reason": reason, "column": column, "content": content}
         self._file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
+
+
+def forget(folder: Place, user_ids: Sequence[str]) -> None:
+    """Take every line out of a store's logs whose content names one of these users."""
+    for path in _logs(folder):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not names(json.loads(line)["content"], user_ids)]
+        if kept != lines:
+            atomic.write(path, "".join(kept).encode())
+
+
+def count(folder: Place, user_ids: Sequence[str]) -> int:
+    """Lines of a store's logs whose content names one of these users."""
+    lines = (line for path in _logs(folder) for line in path.read_text(encoding="utf-8").splitlines())
+    return sum(names(json.loads(line)["content"], user_ids) for line in lines)
+
+
+def names(content: object, user_ids: Sequence[str]) -> bool:
+    """Whether a refused row is one of these users': a cell of it is the id; of a broken line, some word."""
+    cells = map(str, content.values()) if isinstance(content, dict) else re.split(r"[^\w.@+-]+", str(content))
+    return not set(user_ids).isdisjoint(cells)
+
+
+def _logs(folder: Place) -> list[Place]:
+    return [*folder.glob("**/*.jsonl")]

@@ -57,9 +57,7 @@ class TextTable:
     def save(self) -> None:
         """Replace the table's file by the merged one, sorted by id. Raises CollisionError and writes nothing."""
         self._merge()
-        buffer = io.BytesIO()
-        self._known.write_parquet(buffer, compression="zstd", statistics=False)
-        atomic.write(self._path, buffer.getvalue())
+        publish(self._path, self._known)
 
     def _merge(self) -> None:
         table = pl.concat([self._known, *self._new]).unique().sort("text_id")
@@ -71,6 +69,13 @@ class TextTable:
                 "change a word in one of their templates and ingest again"
             )
         self._known, self._new = table, []
+
+
+def publish(path: Place, table: pl.DataFrame) -> None:
+    """Replace a table's file by these rows of SCHEMA, sorted by id."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd", statistics=False)
+    atomic.write(path, buffer.getvalue())
 
 
 Version = tuple[int | str, ...]

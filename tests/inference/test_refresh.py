@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qanchor.errors import DataError, ModelError
+from qanchor.events.forgotten import forget
 from qanchor.events.store import EventStore
 from qanchor.inference import shard as shards
 from qanchor.inference.engine import QAnchor
@@ -201,15 +202,17 @@ events = st.tuples(
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(events, min_size=1, max_size=40),
-    st.lists(st.tuples(st.integers(0, 3), st.lists(events, max_size=6)), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 3), st.lists(events, max_size=6), st.booleans()), min_size=1, max_size=3),
 )
-def test_any_history_with_late_and_lost_rows(tmp_path_factory, model, first, days):
-    """Every day some rows of any past day come, or those that came with an earlier file are replaced."""
+def test_any_history_with_late_lost_and_forgotten(tmp_path_factory, model, first, days):
+    """Every day some rows of any past day come, or replace those of an earlier file, or a user is forgotten."""
     world, day = World(tmp_path_factory.mktemp("world"), model), 10
     world.log("0", first)
     refresh(world.job(day))
-    for step, late in days:
+    for step, late, forgets in days:
         day += step
         world.log(str(day % 3), late)
+        if forgets:
+            forget(world.root / "store", [first[0][0]])
         refresh(world.job(day))
         assert_same(rows(world.job(day)), recomputed(world, day))
