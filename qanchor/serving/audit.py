@@ -72,6 +72,8 @@ class Audit:
         self._waiting: queue.SimpleQueue[tuple[bytes, Future[None]] | None] = queue.SimpleQueue()
         self._broken: OSError | None = None
         self._closed = False
+        self._at = Head(0, GENESIS)
+        self._file, self._size = -1, 0
         self._lock = _locked(folder)
         try:
             cut = self._resume()
@@ -146,7 +148,8 @@ class Audit:
 
     def _gather(self) -> tuple[list[bytes], list[Future[None]], bool]:
         """All that waits, at least one, at most GROUP; who still wants an answer; whether more may come."""
-        bodies, waiting = [], []
+        bodies: list[bytes] = []
+        waiting: list[Future[None]] = []
         while True:
             item = self._waiting.get()
             if item is None:

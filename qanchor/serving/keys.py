@@ -37,7 +37,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     sha256: str
-    scopes: frozenset[str]
+    scopes: tuple[str, ...]
     created: datetime
     expires: datetime
     revoked: datetime | None = None
@@ -96,7 +96,7 @@ class Keys:
         state = record.state(datetime.now(UTC))
         if state != "good":
             raise CredentialError(f"API key {id} is {state}: make another with `qanchor keys add` or `keys rotate`")
-        return Principal(f"key:{id}", record.scopes)
+        return Principal(f"key:{id}", frozenset(record.scopes))
 
     def records(self) -> dict[str, Record]:
         """Every key by its id. Raises ConfigError when the file cannot be read."""
@@ -110,14 +110,15 @@ class Keys:
 
     def add(self, name: str, scopes: Iterable[str], lifetime: timedelta) -> NewKey:
         """A new key for whatever `name` says. Raises ConfigError for scopes that mean nothing."""
-        allowed = checked(scopes)
+        allowed = tuple(sorted(checked(scopes)))
         with self._changing() as keys:
             return _add(keys, name, allowed, lifetime)
 
     def revoke(self, id: str) -> None:
         """The key is refused from now on. Raises ConfigError for an unknown id."""
         with self._changing() as keys:
-            keys[id] = self._known(keys, id).model_copy(update={"revoked": datetime.now(UTC)})
+            old = self._known(keys, id)
+            keys[id] = old.model_copy(update={"revoked": old.revoked or datetime.now(UTC)})
 
     def rotate(self, id: str, grace: timedelta) -> NewKey:
         """A new key of the same name, scopes and lifetime; the old one holds for `grace` longer, at most.
@@ -166,7 +167,7 @@ class Keys:
         return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
-def _add(keys: dict[str, Record], name: str, scopes: frozenset[str], lifetime: timedelta) -> NewKey:
+def _add(keys: dict[str, Record], name: str, scopes: tuple[str, ...], lifetime: timedelta) -> NewKey:
     new, now = NewKey(secrets.token_hex(6), secrets.token_hex(32)), datetime.now(UTC)
     keys[new.id] = Record(name=name, sha256=_sha256(new.secret), scopes=scopes, created=now, expires=now + lifetime)
     return new

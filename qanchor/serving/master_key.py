@@ -1,4 +1,4 @@
-"""Master keys: what wraps a vault's data keys, and lies apart from the data. From the environment, a file, or a service."""
+"""Master keys: what wraps a vault's data keys and lies apart from the data: in the environment, a file, a service."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def key_from_environment() -> LocalKey:
 
 
 def key_from_file(path: Path) -> LocalKey:
-    """The master key in a file (base64) that only its owner may read. Raises ConfigError when others may, or there is none."""
+    """The master key (base64) in a file that only its owner may read. Raises ConfigError for any other file."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -24,7 +24,7 @@ class Principal:
     scopes: frozenset[str]
 
     def require(self, verb: str, *scenarios: str) -> None:
-        """Pass only if `verb` is granted: for each of `scenarios` (ANY for free words) where it is a verb that has them.
+        """Pass only if `verb` is granted; a verb that has scenarios, for each of them (ANY for free words).
 
         Raises:
             ScopeError: it is not; or a verb that needs scenarios was asked about none, so that no caller forgets them.

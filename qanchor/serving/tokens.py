@@ -44,7 +44,7 @@ class Tokens:
         except ExpiredSignatureError:
             raise CredentialError("the token is expired: get a new one from its issuer") from None
         except (PyJWTError, ValueError, OverflowError, RecursionError) as error:
-            reason = str(error) if isinstance(error, InvalidTokenError) else "not a JSON Web Token"
+            reason = str(error) if isinstance(error, PyJWTError) else "not a JSON Web Token"
             raise CredentialError(
                 f"token refused ({reason}): expected one by {self.issuer} for {self.audience}"
             ) from None

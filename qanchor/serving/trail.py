@@ -95,7 +95,7 @@ def verify(folder: Path, key: bytes | None = None, first: int = 1, kept: Path | 
 
 
 def read(folder: Path, heads: Iterable[Head], first: int, problems: Iterable[str] = ()) -> Trail:
-    """Walk the chain from line `first`, which begins a file, through everything after it, and hold it against `heads`."""
+    """Walk the chain from line `first`, which begins a file, to its end, and hold it against `heads`."""
     anchors = {head.n: head.hash for head in heads}
     found, reach = list(problems), max(anchors, default=0)
     before = anchors.get(first - 1, GENESIS if first == 1 else None)
@@ -118,8 +118,6 @@ def read(folder: Path, heads: Iterable[Head], first: int, problems: Iterable[str
                 before, last = line_hash, number
                 if whole:
                     sound, sound_bytes = Head(number, line_hash), offset
-        if whole and offset == 0:
-            sound_bytes = 0
         if torn and start != held[-1]:
             found.append(f"the file of line {start} ends within a line")
             whole, torn = False, 0
