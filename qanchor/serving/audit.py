@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ LARGEST = 64 << 20
 """Bytes after which a new file is begun."""
 GROUP = 1000
 """Lines at most that share one sync."""
+ANCHOR = 1.0
+"""Seconds at most that a line waits for the head to cover it: a head costs two syncs, too many for every group."""
 VARIABLE = "QANCHOR_AUDIT_KEY"
 
 
@@ -72,7 +75,8 @@ class Audit:
         self._waiting: queue.SimpleQueue[tuple[bytes, Future[None]] | None] = queue.SimpleQueue()
         self._broken: OSError | None = None
         self._closed = False
-        self._at = Head(0, GENESIS)
+        self._at = self._anchored = Head(0, GENESIS)
+        self._anchor_due = 0.0
         self._file, self._size = -1, 0
         self._lock = _locked(folder)
         try:
@@ -114,7 +118,7 @@ class Audit:
         if trail.sound.n < head.n:
             raise AuditError(f"{self.folder}: {trail.problems[0]}. Keep it as evidence, and begin another log")
         self._at = trail.sound
-        self._at.save(self.folder, self._key)
+        self._anchor()
         self._open(start)
         cut = self._size - trail.sound_bytes
         if cut:
@@ -142,16 +146,22 @@ class Audit:
                     done.set_exception(failure)
                 else:
                     done.set_result(None)
-            # after the replies: the head costs them no second sync
-            if bodies and not failure:
-                self._anchor()
+            if self._past_head() and (not going or time.monotonic() >= self._anchor_due):
+                try:
+                    self._anchor()
+                except OSError as error:
+                    self._broken = error
 
     def _gather(self) -> tuple[list[bytes], list[Future[None]], bool]:
-        """All that waits, at least one, at most GROUP; who still wants an answer; whether more may come."""
+        """All that waits, at most GROUP (none if a head falls due); who wants an answer; whether more may come."""
         bodies: list[bytes] = []
         waiting: list[Future[None]] = []
+        patience = max(self._anchor_due - time.monotonic(), 0.0) if self._past_head() else None
         while True:
-            item = self._waiting.get()
+            try:
+                item = self._waiting.get(timeout=patience)
+            except queue.Empty:
+                return bodies, waiting, True
             if item is None:
                 return bodies, waiting, False
             body, done = item
@@ -164,6 +174,8 @@ class Audit:
 
     def _append(self, bodies: list[bytes]) -> AuditError | None:
         """Chain, write and sync a group of lines; what went wrong."""
+        if not bodies:
+            return None
         try:
             if self._broken:
                 raise self._broken
@@ -188,15 +200,16 @@ class Audit:
 
     def _turn(self) -> None:
         """Begin a new file. Its first line's hash is found in the head, should it stay empty."""
-        self._at.save(self.folder, self._key)
+        self._anchor()
         os.close(self._file)
         self._open(self._at.n + 1)
 
+    def _past_head(self) -> bool:
+        return self._at != self._anchored and not self._broken
+
     def _anchor(self) -> None:
-        try:
-            self._at.save(self.folder, self._key)
-        except OSError as error:
-            self._broken = error
+        self._at.save(self.folder, self._key)
+        self._anchored, self._anchor_due = self._at, time.monotonic() + ANCHOR
 
 
 def _locked(folder: Path) -> int:

@@ -6,7 +6,7 @@ by a key that is not in the folder. So an edited, dropped, inserted or reordered
 head, and a tail that is cut off falls short of it.
 
 What no reader of the folder can tell: a tail cut off *with* an older head put back, or everything removed (keep a copy
-of the head elsewhere and give it to `verify`); a change to lines past the head, at most the last group before a kill;
+of the head elsewhere and give it to `verify`); a change to lines past the head, those of the last second before a kill;
 anything done by who holds the HMAC's key or, for a log without one, by who may write the folder.
 """
 

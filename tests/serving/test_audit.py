@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from qanchor.cli import main
 from qanchor.errors import AuditError, ConfigError
+from qanchor.serving import audit as audit_module
 from qanchor.serving import trail as trail_module
 from qanchor.serving.audit import Audit, Entry, key_from_environment
 from qanchor.serving.trail import HEAD, Head, hash_of, starts, verify
@@ -171,6 +173,17 @@ def test_one_process_writes(tmp_path):
     with pytest.raises(AuditError, match="closed"):
         audit.write(ENTRY)
     Audit(tmp_path).close()
+
+
+def test_the_head_follows_without_another_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit_module, "ANCHOR", 0.05)
+    audit = Audit(tmp_path)
+    audit.write(ENTRY).result()
+    end = time.monotonic() + 10
+    while verify(tmp_path).past_head and time.monotonic() < end:
+        time.sleep(0.02)
+    assert (verify(tmp_path).last, verify(tmp_path).past_head) == (1, 0)
+    audit.close()
 
 
 def test_who_has_gone_meanwhile_is_written_down_and_harms_nobody(tmp_path):
