@@ -90,7 +90,10 @@ class Audit:
             self.write(Entry("qanchor", "repair", (), 0, f"cut {cut} bytes that were not written whole")).result()
 
     def write(self, entry: Entry) -> Future[None]:
-        """Done once `entry` is on disk: reply to nobody before. `.result()` waits for it, and raises AuditError."""
+        """Done once `entry` is on disk: reply to nobody before. `.result()` waits, and raises AuditError.
+
+        In a coroutine, `await asyncio.wrap_future(audit.write(entry))`; one that is cancelled is written all the same.
+        """
         if self._closed:
             raise AuditError(f"the audit log {self.folder} is closed")
         done: Future[None] = Future()
