@@ -118,16 +118,16 @@ class Audit:
             raise AuditError(f"{self.folder}: its head is {'signed, set ' + VARIABLE if head else 'gone, restore it'}")
         start = held[-1] if held else 1
         trail = read(self.folder, [head], start)
-        if trail.sound.n < head.n:
-            raise AuditError(f"{self.folder}: {trail.problems[0]}. Keep it as evidence, and begin another log")
+        if trail.sound.n < head.n or start > head.n + 1:
+            wrong = [*trail.problems, f"a file begins at line {start}, the head says {head.n}"][0]
+            raise AuditError(f"{self.folder}: {wrong}. Keep it as evidence, and begin another log")
+        self._open(start)
+        cut, self._size = self._size - trail.sound_bytes, trail.sound_bytes
+        os.ftruncate(self._file, self._size)
+        # lines past the head may not have been synced, and a head must not run ahead of the disk
+        os.fsync(self._file)
         self._at = trail.sound
         self._anchor()
-        self._open(start)
-        cut = self._size - trail.sound_bytes
-        if cut:
-            os.ftruncate(self._file, trail.sound_bytes)
-            os.fsync(self._file)
-            self._size = trail.sound_bytes
         return cut
 
     def _open(self, start: int) -> None:

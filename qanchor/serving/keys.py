@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from qanchor.errors import ConfigError, CredentialError
 from qanchor.events import atomic
@@ -38,9 +38,9 @@ class Record(BaseModel):
     name: str
     sha256: str
     scopes: tuple[str, ...]
-    created: datetime
-    expires: datetime
-    revoked: datetime | None = None
+    created: AwareDatetime
+    expires: AwareDatetime
+    revoked: AwareDatetime | None = None
 
     def state(self, now: datetime) -> str:
         """`good`, `expired` or `revoked`."""

@@ -68,7 +68,7 @@ def load_head(path: Path, key: bytes | None) -> tuple[Head | None, bool]:
         return None, False
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AuditError(f"{path} cannot be read as a log's head ({error}): restore it") from None
-    if key and not hmac.compare_digest(_mac(head, key), str(mac)):
+    if key and not hmac.compare_digest(_mac(head, key).encode(), str(mac).encode()):
         raise AuditError(f"{path} is not signed by this key: somebody else wrote it, or the log began without the key")
     return head, mac is not None
 

@@ -144,6 +144,23 @@ def test_what_is_removed_is_found(original, tmp_path):
             Audit(folder, KEY)
 
 
+@pytest.mark.parametrize("head", ['{"n": 12, "hash": "é", "mac": "é"}', '{"n": 12}', "[]", ""])
+def test_a_head_that_nobody_wrote_is_refused(original, tmp_path, head):
+    folder = shutil.copytree(original, tmp_path / "log")
+    (folder / HEAD).write_text(head, encoding="utf-8")
+    assert verify(folder, KEY).problems
+    with pytest.raises(AuditError):
+        Audit(folder, KEY)
+
+
+@pytest.mark.parametrize("start", [5, LINES + 2, 10**9])
+def test_an_empty_file_that_the_writer_did_not_begin_is_refused(original, tmp_path, start):
+    folder = shutil.copytree(original, tmp_path / "log")
+    trail_module.file_of(folder, start).touch()
+    with pytest.raises(AuditError):
+        Audit(folder, KEY)
+
+
 def test_an_older_head_put_back_is_found_by_a_copy_kept_elsewhere_only(tmp_path):
     folder = written(tmp_path / "log", 3)
     shutil.copytree(folder, tmp_path / "older")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from qanchor.cli import main
 from qanchor.errors import ConfigError, CredentialError, ScopeError
 from qanchor.serving import keys as keys_module
 from qanchor.serving.keys import Keys
@@ -127,7 +128,7 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(keys):
     new = keys.add("web", ["append"], DAY)
     keys.principal(new.reveal())
     whole = keys.path.read_text()
-    for broken in (whole[:-10], "[]", json.dumps({"keys": {new.id: {"name": "web"}}})):
+    for broken in (whole[:-10], "[]", json.dumps({"keys": {new.id: {"name": "web"}}}), whole.replace("Z", "")):
         keys.path.write_text(broken)
         with pytest.raises(ConfigError):
             keys.principal(new.reveal())
@@ -146,3 +147,19 @@ def test_keys_added_at_once_are_all_there(keys):
     for thread in threads:
         thread.join()
     assert len(keys.records()) == 8
+
+
+def test_the_command_line_shows_a_key_once(keys, capsys):
+    where = ["--keys", str(keys.path)]
+    with pytest.raises(SystemExit, match="0"):
+        main(["keys", "add", "web", "--scope", "embed:takeout", "-s", "append", *where])
+    first = capsys.readouterr().out.strip()
+    (id,) = keys.records()
+    assert keys.principal(first).scopes == {"embed:takeout", "append"}
+    for command in (["rotate", id, "--hours", "0"], ["list"], ["list", "--json"], ["revoke", id]):
+        with pytest.raises(SystemExit, match="0"):
+            main(["keys", *command, *where])
+    out = capsys.readouterr().out
+    assert "expired" in out
+    assert first not in out
+    assert keys.principal(out.splitlines()[0]).who != f"key:{id}"

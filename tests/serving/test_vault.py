@@ -6,11 +6,13 @@ import base64
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qanchor.cli import main
 from qanchor.errors import ConfigError, SealError
 from qanchor.serving import master_key
 from qanchor.serving.master_key import LocalKey, key_from_environment, key_from_file, make_key_file
@@ -164,3 +166,15 @@ def test_a_master_key_comes_from_a_file_that_only_its_owner_reads_or_from_the_en
     monkeypatch.delenv(master_key.VARIABLE)
     with pytest.raises(ConfigError):
         key_from_environment()
+
+
+def test_the_command_line_makes_a_master_key_and_changes_it(tmp_path, capsys):
+    old, new, path = (str(tmp_path / name) for name in ("old", "new", "vault.json"))
+    for command in (["vault", "key", old], ["vault", "key", new]):
+        with pytest.raises(SystemExit, match="0"):
+            main(command)
+    sealed = Vault(Path(path), key_from_file(Path(old))).box("a").seal(b"events", PLACE)
+    with pytest.raises(SystemExit, match="0"):
+        main(["vault", "rotate", old, new, "--vault", path])
+    assert Vault(Path(path), key_from_file(Path(new))).box("a").open(sealed, PLACE) == b"events"
+    assert Path(new).read_text().strip() not in capsys.readouterr().out
