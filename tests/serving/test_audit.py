@@ -110,7 +110,7 @@ def forge_with_head(lines, data):
     return Head(LINES, hash_of(lines[-1][:-1]))
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(change=st.sampled_from([edit, flip, drop, swap, repeat, forge, forge_with_head]), data=st.data())
 def test_every_change_is_found(original, change, data):
     with tempfile.TemporaryDirectory() as name:

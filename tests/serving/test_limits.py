@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qanchor.serving import limits as limits_module
@@ -36,6 +36,7 @@ def test_a_request_dearer_than_the_burst_is_paid_for_later():
     assert limits.take("a") == 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 4)), min_size=1, max_size=60))
 def test_no_stretch_of_time_grants_more_than_burst_and_rate(requests):
     clock = Clock()

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qanchor.cli import main
@@ -23,6 +23,7 @@ BOX = Box({b"k" * 8: b"d" * 32})
 PLACE = context("u1", "takeout")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3000), st.binary(max_size=40))
 def test_what_is_sealed_opens_in_its_place_and_shows_nothing(plain, place):
     sealed = BOX.seal(plain, place)
@@ -32,6 +33,7 @@ def test_what_is_sealed_opens_in_its_place_and_shows_nothing(plain, place):
     assert BOX.seal(plain, place) != sealed
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=60), st.data())
 def test_no_changed_bit_no_cut_and_no_other_place_opens(plain, data):
     sealed = BOX.seal(plain, PLACE)
@@ -52,6 +54,7 @@ def test_no_changed_bit_no_cut_and_no_other_place_opens(plain, data):
             BOX.open(blob, place)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=4), max_size=4), st.lists(st.text(max_size=4), max_size=4))
 def test_two_places_are_two_contexts(a, b):
     assert (context(*a) == context(*b)) == (a == b)
