@@ -15,6 +15,7 @@ from rich.console import Console
 
 from qanchor import __version__
 from qanchor.errors import ConfigError, QAnchorError
+from qanchor.serving.commands import audit_app, keys_app, vault_app
 
 app = typer.Typer(
     help="One user model for all scenarios: event logs in, query-anchored user embeddings out.",
@@ -233,6 +234,11 @@ def evaluate(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None,
 def version() -> None:
     """Print the version."""
     print(__version__)
+
+
+app.add_typer(keys_app, name="keys")
+app.add_typer(vault_app, name="vault")
+app.add_typer(audit_app, name="audit")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,12 @@ QAnchorError
 ├── DataError            logs, labels, stores
 │   ├── RejectRateError  too many refused rows for a day to be published
 │   ├── CollisionError   two different texts share one 64-bit id
-│   └── BudgetError      the next request to an LLM could cost more than is left
+│   ├── BudgetError      the next request to an LLM could cost more than is left
+│   ├── SealError        sealed bytes that are not what was sealed, or not for this place, or not by this key
+│   └── AuditError       an audit log that is not whole, or cannot be written
+├── AccessError          who may do what
+│   ├── CredentialError  no API key or token, or one that is not good, or no longer
+│   └── ScopeError       a good one that does not reach so far
 ├── ModelError           a checkpoint or model that does not fit what is asked of it
 └── TrainingError        a run that cannot go on (NaN, nothing to learn from)
 
@@ -34,6 +39,26 @@ class CollisionError(DataError):
 
 
 class BudgetError(DataError):
+    pass
+
+
+class SealError(DataError):
+    pass
+
+
+class AuditError(DataError):
+    pass
+
+
+class AccessError(QAnchorError):
+    pass
+
+
+class CredentialError(AccessError):
+    pass
+
+
+class ScopeError(AccessError):
     pass
 
 
