@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -157,9 +158,12 @@ def reaching(where: Place) -> Iterator[None]:
     except Exception as error:
         if isinstance(where, Path):
             raise
-        # the first line: what follows may be the whole reply, which quotes the request
-        said = next(iter(str(error).splitlines()), "")
         raise DataError(
-            f"cannot reach {where} ({type(error).__name__}: {said}): look at the bucket's name, and at the endpoint "
+            f"cannot reach {where} ({type(error).__name__}: {said(error)}): look at the bucket's name, and at the endpoint "
             "and keys in the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY for s3://)"
         ) from None
+
+
+def said(error: Exception) -> str:
+    """An error's first line, without an address's password: what follows may be a reply that quotes the request."""
+    return re.sub(r"//[^/@\s]+@", "//***@", next(iter(str(error).splitlines()), ""))

@@ -241,6 +241,12 @@ def test_an_address_holds_no_password(tmp_path: Path) -> None:
         assert SECRET not in str(error.value)
 
 
+def test_an_error_shows_no_password() -> None:
+    with pytest.raises(DataError, match=r"//\*\*\*@host") as error, storage.reaching(UPath("memory://a")):
+        raise OSError(f"no answer from http://me:{SECRET}@host/bucket\n<?xml {SECRET}>")
+    assert SECRET not in str(error.value)
+
+
 def test_what_a_bucket_lacks_is_said_in_one_line(tmp_path: Path, s3: str) -> None:
     with pytest.raises(DataError, match="no file matches"):
         ingest(in_bucket(tmp_path, UPath(f"{s3}/nothing")), tmp_path / "store")
