@@ -24,7 +24,7 @@ def write(path: Place, data: bytes, sync_folder: bool = True) -> None:
     """
     if not isinstance(path, Path):
         with storage.reaching(path):
-            path.fs.pipe_file(path.path, data)
+            path.fs.pipe_file(path.path, bytes(data))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
