@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,22 +92,22 @@ def contents(paths: Sequence[Place]) -> list[bytes | None]:
     Raises:
         DataError: a remote store does not answer.
     """
-    return [None if isinstance(data, FileNotFoundError) else data for data in _contents(paths)]
-
-
-def _contents(paths: Sequence[Place]) -> Iterator[Any]:
     remote = [path for path in paths if isinstance(path, UPath)]
-    if remote:
-        with reaching(remote[0]):
-            found = remote[0].fs.cat([path.path for path in remote], on_error="return")
-            for error in found.values():
-                if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
-                    raise error
-    for path in paths:
-        try:
-            yield path.read_bytes() if isinstance(path, Path) else found[path.path]
-        except FileNotFoundError as error:
-            yield error
+    if not remote:
+        return [_content(path) for path in paths]
+    with reaching(remote[0]):
+        found = remote[0].fs.cat([path.path for path in remote], on_error="return")
+        for error in found.values():
+            if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
+                raise error
+    return [data if isinstance(data := found[path.path], bytes) else None for path in remote]
+
+
+def _content(path: Place) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def whole(path: Place) -> str | IO[bytes]:
@@ -157,9 +158,12 @@ def reaching(where: Place) -> Iterator[None]:
     except Exception as error:
         if isinstance(where, Path):
             raise
-        # the first line: what follows may be the whole reply, which quotes the request
-        said = next(iter(str(error).splitlines()), "")
         raise DataError(
-            f"cannot reach {where} ({type(error).__name__}: {said}): look at the bucket's name, and at the endpoint "
-            "and keys in the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY for s3://)"
+            f"cannot reach {where} ({type(error).__name__}: {said(error)}): look at the bucket's name, and at the "
+            "endpoint and keys in the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY for s3://)"
         ) from None
+
+
+def said(error: Exception) -> str:
+    """An error's first line, without an address's password; the rest may be a reply that quotes the request."""
+    return re.sub(r"//[^/@\s]+@", "//***@", next(iter(str(error).splitlines()), ""))

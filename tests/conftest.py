@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
+from upath import UPath
 
 from qanchor.events.profiles import DAY, Profiles, Texts
 from qanchor.model.backbone import embedded_backbone, train_tokenizer
 from qanchor.model.text_encoder import NgramEncoder
 from qanchor.model.towers import Towers
 
+S3_SECRET = "nobody-may-read-this"
 AS_OF = 20_000 * DAY
 WORDS = [
     "coffee",
@@ -92,3 +97,22 @@ def profiles() -> Profiles:
 @pytest.fixture
 def towers() -> Towers:
     return tiny_towers()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A bucket of a server in this process, which starts when a test first asks for it; the environment leads there."""
+    from moto.server import ThreadedMotoServer  # half a second that most tests need not wait for
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+        patch.setenv("AWS_REGION", "us-east-1")
+        UPath("s3://bucket").fs.mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()

@@ -60,8 +60,9 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_yaml_of_your_own_data_loads():
-    (block,) = blocks(ROOT / "docs" / "your-own-data.md", "yaml")
-    assert set(config.parse(yaml.safe_load(block), ROOT).scenarios) == {"comes_back", "spends_less", "churn_flag"}
+    block, bucket = map(yaml.safe_load, blocks(ROOT / "docs" / "your-own-data.md", "yaml"))
+    assert set(config.parse(block, ROOT).scenarios) == {"comes_back", "spends_less", "churn_flag"}
+    assert config.parse({"name": "shop", "windows": block["windows"], **bucket}, ROOT).storage
 
 
 def test_init_and_ingest_as_the_quickstart_types_them(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from qanchor import storage
 from qanchor.storage import Place
 
 TEMPORARY = ".tmp"
@@ -17,10 +18,13 @@ TEMPORARY = ".tmp"
 def write(path: Place, data: bytes, sync_folder: bool = True) -> None:
     """Replace `path` by `data` in one step that a crash cannot split, making its folder where it is missing.
 
+    Raises DataError, like the others here, when a remote store does not answer.
+
     Without `sync_folder` the new name is only sure to outlive a power cut once another file of the folder is written.
     """
     if not isinstance(path, Path):
-        path.fs.pipe_file(path.path, data)
+        with storage.reaching(path):
+            path.fs.pipe_file(path.path, bytes(data))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + TEMPORARY)
@@ -40,14 +44,15 @@ def remove(path: Place) -> None:
     if isinstance(path, Path):
         path.unlink(missing_ok=True)
         return
-    with suppress(FileNotFoundError):
+    with storage.reaching(path), suppress(FileNotFoundError):
         path.fs.rm_file(path.path)
 
 
 def switch(new: Path, path: Place, sync_folder: bool = True) -> None:
     """Move the local file `new` to `path`, and sync the folder, so that the rename outlives a power cut."""
     if not isinstance(path, Path):
-        path.fs.put_file(str(new), path.path)
+        with storage.reaching(path):
+            path.fs.put_file(str(new), path.path)
         new.unlink()
         return
     path.parent.mkdir(parents=True, exist_ok=True)

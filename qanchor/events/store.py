@@ -189,8 +189,8 @@ class EventStore:
                 # an ingest that replaced a day under us has named new files; otherwise the store is damaged
                 before, paths = paths, self._paths(shard, start, end)
                 if paths == before:
-                    said = next(iter(str(error).splitlines()), "")
-                    raise DataError(f"{self._partitions.root} cannot be read ({said}): ingest it again") from error
+                    root = self._partitions.root
+                    raise DataError(f"{root} cannot be read ({storage.said(error)}): ingest it again") from error
 
     def _paths(self, shard: int, start: int, end: int) -> list[Place]:
         wanted = [day for day in self._partitions.days() if start < (day + 1) * DAY and day * DAY < end]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
-import logging
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from conftest import S3_SECRET
 from events_world import BILL, WINDOWS, project, some_bills, write
-from moto.server import ThreadedMotoServer
 from rich.console import Console
 from upath import UPath
 
@@ -30,25 +28,7 @@ from qanchor.pipeline import Project
 from qanchor.storage import Place
 
 AS_OF = dt.datetime(2025, 2, 20)
-SECRET = "nobody-may-read-this"
 folders = count()
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The bucket of a server that lives as long as this module's tests."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        patch.setenv("AWS_REGION", "us-east-1")
-        UPath("s3://bucket").fs.mkdir("bucket")
-        yield "s3://bucket"
-    server.stop()
 
 
 @pytest.fixture(params=["s3", "memory"])
@@ -233,12 +213,18 @@ def test_a_project_names_its_bucket_once(tmp_path: Path, bucket: Place, capsys: 
 
 def test_an_address_holds_no_password(tmp_path: Path) -> None:
     for name, said in (
-        (f"s3://key:{SECRET}@bucket/logs/*", "holds a user name or password"),
+        (f"s3://key:{S3_SECRET}@bucket/logs/*", "holds a user name or password"),
         ("ftp://host/logs/*", "expected s3://, gs://, memory://"),
     ):
         with pytest.raises(ConfigError, match=said) as error:
             ingest(project(tmp_path, {**BILL, "path": name}), tmp_path / "store")
-        assert SECRET not in str(error.value)
+        assert S3_SECRET not in str(error.value)
+
+
+def test_an_error_shows_no_password() -> None:
+    with pytest.raises(DataError, match=r"//\*\*\*@host") as error, storage.reaching(UPath("memory://a")):
+        raise OSError(f"no answer from http://me:{S3_SECRET}@host/bucket\n<?xml {S3_SECRET}>")
+    assert S3_SECRET not in str(error.value)
 
 
 def test_what_a_bucket_lacks_is_said_in_one_line(tmp_path: Path, s3: str) -> None:
@@ -249,5 +235,5 @@ def test_what_a_bucket_lacks_is_said_in_one_line(tmp_path: Path, s3: str) -> Non
         EventStore.open(project(tmp_path), UPath("s3://other/store"))
     with pytest.raises(DataError, match=r"cannot reach s3://other/store.*AWS_ENDPOINT_URL") as error:
         ingest(project(tmp_path), UPath("s3://other/store"))
-    assert SECRET not in str(error.value)
+    assert S3_SECRET not in str(error.value)
     assert "\n" not in str(error.value)
