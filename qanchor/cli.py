@@ -27,6 +27,8 @@ useru_app = typer.Typer(invoke_without_command=True)
 app.add_typer(useru_app, name="useru")
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The project's YAML.")]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/NAME of the config.")]
+EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="Shards one by one here, or on a Ray cluster.")]
+AddressOption = Annotated[str | None, typer.Option(help="Of the Ray cluster; left out, RAY_ADDRESS or this machine.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
 
 
@@ -36,10 +38,12 @@ def _project(config: Path, out: Path | None, as_json: bool) -> Any:
     return Project.open(config, out, Console(stderr=as_json))
 
 
-def _daily(config: Path, out: Path | None, as_json: bool) -> Any:
+def _daily(
+    config: Path, out: Path | None, as_json: bool, engine: Literal["local", "ray"] = "local", address: str | None = None
+) -> Any:
     from qanchor.daily import Daily
 
-    return Daily(_project(config, out, as_json))
+    return Daily(_project(config, out, as_json), engine, address)
 
 
 def _said(report: Any, as_json: bool) -> None:
@@ -183,10 +187,12 @@ def embed(
         list[str] | None, typer.Option(help="A tuned scenario; may be repeated. Left out, all.")
     ] = None,
     query: Annotated[list[str] | None, typer.Option(help="NAME=QUESTION, any question; may be repeated.")] = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed every user at an as_of into embeddings/as_of=.../, shard by shard, with the model that is there."""
-    daily = _daily(config, out, as_json)
+    daily = _daily(config, out, as_json, engine, address)
     _said(daily.embed(as_of and as_of.date(), scenario or [], _named(query or [])), as_json)
 
 
@@ -198,10 +204,12 @@ def refresh(
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="The day that has ended; left out, the last with events."),
     ] = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Ingest what came in, and embed the users that changed since the last refresh, for all scenarios."""
-    _said(_daily(config, out, as_json).refresh(day and day.date()), as_json)
+    _said(_daily(config, out, as_json, engine, address).refresh(day and day.date()), as_json)
 
 
 @app.command()

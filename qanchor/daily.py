@@ -9,14 +9,13 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from qanchor.errors import ConfigError, DataError
 from qanchor.events.profile_store import ProfileStore
 from qanchor.inference import workers
 from qanchor.inference.refresh import embed_shard, refresh_shard
 from qanchor.inference.shard import Job, Scenario
-from qanchor.inference.workers import Work
+from qanchor.inference.workers import Engine, Work
 from qanchor.pipeline import Project
 from qanchor.storage import Place
 
@@ -40,16 +39,17 @@ class DayReport:
 class Daily:
     """The daily side of a project: `embeddings/as_of=.../` and `profiles/` of its run folder."""
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
+    def __init__(self, project: Project, engine: Engine = "local", address: str | None = None) -> None:
+        """`address` is that of a Ray cluster, where `engine` is one."""
+        self.project, self.engine, self.address = project, engine, address
 
     @property
     def snapshots(self) -> Place:
         return self.project.storage / "embeddings"
 
     @property
-    def kept(self) -> Path:
-        return self.project.out / "profiles"
+    def kept(self) -> Place:
+        return self.project.storage / "profiles"
 
     @cached_property
     def profiles(self) -> ProfileStore:
@@ -81,7 +81,7 @@ class Daily:
         stages, shards = self.project.stages, self.project.config.shards
         verb = work.__name__.removesuffix("_shard")
         with stages.progress(f"{verb} {job.as_of}", shards) as advance:
-            reports = list(workers.run(work, job, shards, advance))
+            reports = list(workers.run(work, job, shards, advance, self.engine, self.address))
         total = DayReport(
             as_of=str(job.as_of),
             users=sum(report.users for report in reports),

@@ -20,7 +20,7 @@ from qanchor import storage
 from qanchor.daily import Daily
 from qanchor.events import atomic, forgotten, rejects
 from qanchor.events.partitions import Partitions
-from qanchor.events.profile_store import ProfileShard
+from qanchor.events.profile_store import ProfileShard, shard_path
 from qanchor.storage import Place
 
 
@@ -53,12 +53,11 @@ def forget(daily: Daily, user_ids: Sequence[str]) -> list[Trace]:
     for path in _aside(daily):
         reasons = json.loads(path.read_bytes())
         atomic.write_json(path, {user: why for user, why in reasons.items() if user not in user_ids})
-    for database in _databases(daily):
-        shard = ProfileShard(database)
-        with shard.writing():
-            shard.drop(user_ids)
-        shard.scrub()
-        shard.close()
+    for number in _refreshed(daily):
+        with ProfileShard.at(daily.kept, number) as shard:
+            with shard.writing():
+                shard.drop(user_ids)
+            shard.scrub()
     after = _count(daily, user_ids)
     return [Trace(place, before[place], after[place]) for place in before]
 
@@ -67,10 +66,9 @@ def _count(daily: Daily, user_ids: Sequence[str]) -> dict[str, int]:
     """Place -> rows of these users there."""
     store, theirs = Partitions.open(daily.project.storage / "store"), pl.col("user_id").is_in(user_ids)
     profiles = 0
-    for database in _databases(daily):
-        shard = ProfileShard(database)
-        profiles += sum(shard.events(user) is not None for user in user_ids)
-        shard.close()
+    for number in _refreshed(daily):
+        with ProfileShard.at(daily.kept, number) as shard:
+            profiles += sum(shard.events(user) is not None for user in user_ids)
     return {
         "events": sum(
             len(store.read(day, shard).filter(theirs)) for day in store.days() for shard in store.day(day).files
@@ -100,8 +98,9 @@ def _interviews(daily: Daily) -> list[Path]:
     return [*(daily.project.out / "useru").glob("**/*.jsonl")]
 
 
-def _databases(daily: Daily) -> list[Path]:
-    return [*daily.kept.glob("*.sqlite")]
+def _refreshed(daily: Daily) -> list[int]:
+    """Shards that have profiles."""
+    return [n for n in range(daily.project.config.shards) if shard_path(daily.kept, n).exists()]
 
 
 def _is_theirs(path: Place, user_ids: Sequence[str]) -> pa.ChunkedArray:

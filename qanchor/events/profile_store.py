@@ -9,20 +9,23 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from qanchor import storage
 from qanchor.errors import DataError
+from qanchor.events import atomic
 from qanchor.events.partitions import day_of
 from qanchor.events.profiles import DAY, Profiles, Texts
 from qanchor.events.shards import shard_of
+from qanchor.storage import Place
 
 FORMAT = 1
 EVENT = np.dtype([("time", "<i8"), ("modality", "u1"), ("text", "<u8"), ("value", "<f4")])
@@ -55,6 +58,25 @@ class ProfileShard:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(_TABLES)
+
+    @classmethod
+    @contextmanager
+    def at(cls, folder: Place, shard: int) -> Iterator[ProfileShard]:
+        """A shard's file of a folder. Of a bucket it is a copy, which replaces the object when the block ends well."""
+        place = shard_path(folder, shard)
+        with storage.scratch(folder) as scratch:
+            path = scratch / place.name
+            if not isinstance(place, Path):
+                (data,) = storage.contents([place])
+                path.write_bytes(data or b"")
+            kept = cls(path)
+            try:
+                yield kept
+                kept._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                kept.close()
+            if not isinstance(place, Path):
+                atomic.switch(path, place)
 
     def close(self) -> None:
         self._db.close()
@@ -143,15 +165,26 @@ class ProfileShard:
 class ProfileStore:
     """Point reads over all shards of a folder, as of each shard's last refresh."""
 
-    def __init__(self, folder: Path, shards: int, modalities: tuple[str, ...]) -> None:
-        """Raises DataError when nothing has been refreshed into `folder` yet."""
-        if not list(folder.glob("shard-*.sqlite")):
-            raise DataError(f"no profiles in {folder}: run `qanchor refresh` first")
-        self._folder, self._shards, self._modalities = folder, shards, modalities
+    def __init__(self, folder: Place, shards: int, modalities: tuple[str, ...]) -> None:
+        """Of a bucket, what it holds now is read from copies.
 
-    @cached_property
-    def _open(self) -> list[ProfileShard]:
-        return [ProfileShard(shard_path(self._folder, shard)) for shard in range(self._shards)]
+        Raises:
+            DataError: nothing has been refreshed into `folder` yet.
+        """
+        places = [shard_path(folder, shard) for shard in range(shards)]
+        if not all(place.exists() for place in places):
+            raise DataError(f"no profiles in {folder}: run `qanchor refresh` first")
+        self._modalities = modalities
+        self._copies = tempfile.TemporaryDirectory(prefix="qanchor-profiles-")
+        self._open = [ProfileShard(self._local(place)) for place in places]
+
+    def _local(self, place: Place) -> Path:
+        if isinstance(place, Path):
+            return place
+        (data,) = storage.contents([place])
+        path = Path(self._copies.name) / place.name
+        path.write_bytes(data or b"")
+        return path
 
     def get(self, user_id: str, texts: Texts) -> Profiles:
         """The user's profile, as one row of `Profiles`; `texts` is the store's table.
@@ -159,7 +192,7 @@ class ProfileStore:
         Raises:
             DataError: the user had no event in the window at the last refresh.
         """
-        shard = self._open[int(shard_of(pl.Series([user_id]), self._shards)[0])]
+        shard = self._open[int(shard_of(pl.Series([user_id]), len(self._open))[0])]
         events, state = shard.events(user_id), shard.state
         if events is None or state is None:
             raise DataError(f"user {user_id!r} has no profile: no events in the window at the last refresh")
@@ -176,7 +209,7 @@ class ProfileStore:
         )
 
 
-def shard_path(folder: Path, shard: int) -> Path:
+def shard_path(folder: Place, shard: int) -> Place:
     return folder / f"shard-{shard:04d}.sqlite"
 
 

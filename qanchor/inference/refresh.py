@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qanchor.errors import DataError
-from qanchor.events.profile_store import ProfileShard, State, shard_path
+from qanchor.events.profile_store import ProfileShard, State
 from qanchor.inference import shard as shards
 from qanchor.inference.shard import Advance, Done, Job, Scenario, Shard
 from qanchor.inference.snapshot import Made, Snapshot, digest
@@ -59,11 +59,8 @@ def refresh_shard(job: Job, number: int, advance: Advance = lambda _: None) -> S
         DataError: the shard was refreshed to a later day already; otherwise as `embed_shard`.
     """
     shard = Shard(job, number, advance)
-    kept = ProfileShard(shard_path(job.profiles, number))
-    try:
+    with ProfileShard.at(job.profiles, number) as kept:
         return _refresh(shard, kept)
-    finally:
-        kept.close()
 
 
 def _refresh(shard: Shard, kept: ProfileShard) -> ShardReport:

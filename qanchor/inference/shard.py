@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from qanchor import storage
 from qanchor.errors import DataError, ModelError, QAnchorError
 from qanchor.events.profile_store import ProfileShard, State
 from qanchor.events.profiles import Profiles
@@ -52,8 +53,8 @@ class Job:
     store: Place
     model: Path
     snapshots: Place
-    profiles: Path
-    """Where refresh keeps the profiles that it embedded, on a local disk."""
+    profiles: Place
+    """Where refresh keeps the profiles that it embedded."""
     vectors: Path | None
     """Where a frozen text encoder keeps what it has read."""
     modalities: tuple[str, ...]
@@ -122,8 +123,7 @@ class Shard:
         shape = (len(asked), len(user_ids), self.model.towers.dim)
         present_C = np.zeros(len(user_ids), bool)
         aside: dict[str, str] = {}
-        self.job.profiles.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.job.profiles) as file:
+        with storage.scratch(self.job.profiles) as folder, tempfile.TemporaryFile(dir=folder) as file:
             # on disk: all scenarios of a large shard together are more than memory should hold
             embedding_GCO = np.zeros(shape, np.float32) if 0 in shape else np.memmap(file, np.float32, "w+", 0, shape)
             for start in range(0, len(user_ids), BLOCK):
@@ -223,4 +223,5 @@ def _version(folder: Path) -> tuple[tuple[str, int], ...]:
 def _model(folder: Path, vectors: Path | None, version: tuple[tuple[str, int], ...]) -> tuple[QAnchor, str]:
     """The model and its fingerprint, once a process."""
     model = QAnchor.from_pretrained(folder, vectors)
+    model.towers.to("cuda" if torch.cuda.is_available() else "cpu")
     return model, persistence.fingerprint(model.towers)
