@@ -18,9 +18,10 @@ from qanchor.errors import ModelError
 from qanchor.events.profiles import Profiles
 from qanchor.model import persistence
 from qanchor.model.batch import collate
+from qanchor.model.body import KeysValues
 from qanchor.model.hierarchy import Prefix
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.towers import KeysValues, Tokens, Towers
+from qanchor.model.towers import Tokens, Towers
 from qanchor.training.pretrain import autocast
 
 PREFIX_BATCH = 256

@@ -97,8 +97,9 @@ def begin(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
     has = (towers.width, layers, towers.dim, len(towers.prompt), towers.hybrid)
     if asked != has or model.text_encoder != "embedded" or model.anchor == "constant":
         raise ModelError(
-            f"`model` asks for hidden, layers, dim, prompt_tokens, hybrid {asked}, text encoder {model.text_encoder}, anchor "
-            f"{model.anchor}; {model.start} has {has}, embedded, attention: `model.start: null` trains from scratch"
+            f"`model` asks for hidden, layers, dim, prompt_tokens, hybrid {asked}, text encoder {model.text_encoder}, "
+            f"anchor {model.anchor}; {model.start} has {has}, embedded, attention: "
+            "`model.start: null` trains from scratch"
         )
     adapt(towers, config)
     return towers
