@@ -36,6 +36,8 @@ padding only stays free of NaN."""
 KeyValue = tuple[Tensor, Tensor]
 """[B, K, columns, D] each, of one layer."""
 ALL = slice(None)
+ALIGNED = 16
+"""Numbers: 64 bytes of fp32."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,9 @@ def _suffixes(
     batch, heads, _, width = query.shape
     count, length = layout.suffix_mask_BNS.shape[1:]
     columns, shared = layout.prefix_columns, before[0].shape[1]
-    own_key, own_value = (part.view(batch, shared, count, length, width) for part in own)
+    # to whole cache lines: products in fp32 round by where in memory a matrix begins
+    extra = -length % ALIGNED
+    own_key, own_value = (F.pad(part.view(batch, shared, count, length, width), (0, 0, 0, extra)) for part in own)
 
     visible_BRP = layout.prefix_mask_BP[:, None, None, :]
     causal_RS = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[read]
@@ -172,11 +176,13 @@ def _suffixes(
         visible_BRP = visible_BRP & _near(place_BNR, place_BP[:, None], window)
         visible_BNRS = visible_BNRS & _near(place_BNR, place_BNS, window)
 
+    visible_BNRS = F.pad(visible_BNRS, (0, extra))
+
     # [B, K, N, G, R, D]: queries that meet the same keys side by side
     grouped = query.view(batch, shared, heads // shared, count, -1, width).transpose(2, 3)
     fold = grouped.shape[:-1]
     on_prefix = (grouped.flatten(2, 4) @ before[0].transpose(-1, -2)).view(*fold, columns)
-    on_own = (grouped.flatten(3, 4) @ own_key.transpose(-1, -2)).view(*fold, length)
+    on_own = (grouped.flatten(3, 4) @ own_key.transpose(-1, -2)).view(*fold, length + extra)
     seen = _seen(on_prefix, visible_BRP[:, None, :, None], cap), _seen(on_own, visible_BNRS[:, None, :, None], cap)
     weights = torch.cat(seen, -1).softmax(-1)
     from_prefix = weights[..., :columns].flatten(2, 4) @ before[1]

@@ -128,8 +128,14 @@ class Towers(nn.Module):
         return Tokens(id_RL.to(self.device), mask_RL.to(self.device), indexed, word_RL.to(self.device))
 
     def prefix(self, batch: Batch, indexed: Any) -> Prefix:
-        """The hierarchical user tokens e_i; `indexed` is the store's text table, indexed by this text encoder."""
-        text_UW = self.text_encoder(indexed, batch.text_U)
+        """The hierarchical user tokens e_i.
+
+        `indexed` is the store's text table, indexed by this text encoder, or all its vectors [T, W].
+        """
+        if isinstance(indexed, Tensor):
+            text_UW = indexed[batch.text_U.to(indexed.device)]
+        else:
+            text_UW = self.text_encoder(indexed, batch.text_U)
         name_MW = self.text_encoder(self.names, torch.arange(len(self.modalities))) if self.named else None
         prefix: Prefix = self.hierarchy(batch.to(self.device), text_UW, name_MW)
         return prefix
