@@ -135,17 +135,17 @@ class QAnchor:
     ) -> Tensor:
         """[B, G, O] of one batch of users."""
         towers = self.towers
-        query_BG = torch.arange(prompt_1GKD.shape[1], device=towers.device).expand(len(rows), -1)
+        query_1G = torch.arange(prompt_1GKD.shape[1], device=towers.device)[None]
         with autocast(towers):
             batch = collate(profiles, rows, persistence.kept_events(towers), columns)
             prefix = towers.prefix(batch, indexed)
             if path == "packed":
-                return towers.anchor(prefix, tokens, query_BG, prompt_1GKD)
+                return towers.anchor(prefix, tokens, query_1G, prompt_1GKD)
             if path == "cached":
-                return towers.anchor(prefix, tokens, query_BG, prompt_1GKD, towers.keys_values(prefix))
+                return towers.anchor(prefix, tokens, query_1G, prompt_1GKD, towers.keys_values(prefix))
             each = [
-                towers.anchor(prefix, tokens, query_BG[:, g : g + 1], prompt_1GKD[:, g : g + 1])
-                for g in range(query_BG.shape[1])
+                towers.anchor(prefix, tokens, query_1G[:, g : g + 1], prompt_1GKD[:, g : g + 1])
+                for g in range(query_1G.shape[1])
             ]
             return torch.cat(each, 1)
 

@@ -10,7 +10,7 @@ time scales.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,8 @@ class Batch:
         return len(self.idle_B)
 
     def to(self, device: torch.device) -> Batch:
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: part.to(device) for name, part in own.items() if isinstance(part, Tensor)})
+        tensors = [field.name for field in fields(self) if field.name != "slots"]
+        return Batch(**{name: getattr(self, name).to(device) for name in tensors}, slots=self.slots)
 
 
 def prefix_tokens(profiles: Profiles, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -142,16 +142,16 @@ class Towers(nn.Module):
 
     def seeds(self, prefix: Prefix, queries: Tokens, query_BN: Tensor, prompt_BNKD: Tensor) -> Tensor:
         """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one."""
-        users, suffixes = query_BN.shape
         if self.seed is None or queries.word_RL is None:
-            return self.user_emb.expand(users, suffixes, -1)
+            return self.user_emb.expand(len(prefix), query_BN.shape[1], -1)
         word_BNL = queries.word_RL[query_BN]
         word_BNL = word_BNL[..., : max(1, int((word_BNL >= 0).sum(-1).max()))]
-        asked_BNL = torch.cat([query_BN[..., None], word_BNL.clamp(min=0)], -1)
+        # a query has one word at least; said again in the place of padding, it changes no maximum
+        asked_BNL = torch.cat([query_BN[..., None], word_BNL.where(word_BNL >= 0, word_BNL[..., :1])], -1)
         used_V, place_BNL = torch.unique(asked_BNL, return_inverse=True)
         vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
         importance_V = self.text_encoder.importance(queries.indexed)[used_V]
-        words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:], word_BNL >= 0)
+        words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:])
         seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD)
         return self.user_emb + seed_BND
 
@@ -164,14 +164,17 @@ class Towers(nn.Module):
         answers: Tokens | None = None,
         answer_BN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Input vectors [B, N, S, D] of the suffixes and their mask [B, N, S]; `<USER_EMB>` is column Q + K."""
-        users, suffixes = query_BN.shape
+        """Input vectors [B, N, S, D] of the suffixes and their mask [B, N, S]; `<USER_EMB>` is column Q + K.
+
+        Queries may be [1, N] and prompts [1, N, K, D], the same for all users.
+        """
+        users, suffixes = len(prefix), query_BN.shape[1]
         prompt_BNKD = self.prompt.expand(1, suffixes, -1, -1) if prompt_BNKD is None else prompt_BNKD
         embed = self.backbone.get_input_embeddings()
         id_BNQ, mask_BNQ = queries.take(query_BN, "left")
         seed_BND = self.seeds(prefix, queries, query_BN, prompt_BNKD)
-        parts = [embed(id_BNQ), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
-        masks = [mask_BNQ, mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
+        parts = [embed(id_BNQ).expand(users, -1, -1, -1), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
+        masks = [mask_BNQ.expand(users, -1, -1), mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
         if answers is not None and answer_BN is not None:
             id_BNT, mask_BNT = answers.take(answer_BN, "right")
             parts.append(embed(id_BNT))
