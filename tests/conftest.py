@@ -34,7 +34,7 @@ WORDS = [
 
 
 def random_profiles(
-    users: int = 12, seed: int = 0, mean: int = 20, modalities: tuple[str, ...] = ("bill", "mini")
+    users: int = 12, seed: int = 0, mean: int | np.ndarray = 20, modalities: tuple[str, ...] = ("bill", "mini")
 ) -> Profiles:
     """Users with Poisson many events of the last 90 days; the first user has none."""
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ Shapes: N users, G scenarios, B users of a batch, K prompt vectors, D width of t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,17 +16,21 @@ import torch
 from torch import Tensor
 
 from qanchor.errors import ModelError
-from qanchor.events.profiles import Profiles
+from qanchor.events.profiles import Profiles, Texts
 from qanchor.model import persistence
-from qanchor.model.batch import collate
+from qanchor.model.batch import collate, prefix_tokens
+from qanchor.model.body import KeysValues
 from qanchor.model.hierarchy import Prefix
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.towers import KeysValues, Tokens, Towers
+from qanchor.model.towers import Tokens, Towers
 from qanchor.training.pretrain import autocast
 
-PREFIX_BATCH = 256
-BATCH_TOKENS = 32_768
-"""Tokens of a batch, padding included: what bounds memory, whatever the users' lengths."""
+PREFIX_BATCH = 64
+BATCH_TOKENS = {"cpu": 8_192, "cuda": 65_536}
+"""Tokens of a batch, padding included: what bounds memory, whatever the users' lengths. On a CPU what is computed
+between two products should stay in its cache."""
+BUCKET = 16
+"""Prefixes are padded to a multiple of so many columns, and batches have a multiple of so many users."""
 
 
 class QAnchor:
@@ -84,12 +89,16 @@ class QAnchor:
             [self.prompts[name].prompt_KD.to(self.towers.device) for name in scenarios]
             + [self.towers.prompt.detach()] * len(queries)
         )[None]
-        indexed = self.towers.text_encoder.index(profiles.texts.described)
+        profiles = _with_own_texts(profiles)
         out = np.empty((len(profiles), len(texts), self.towers.dim), np.float32)
         suffix = tokens.id_RL.shape[1] + prompt_1GKD.shape[2] + 1
         with torch.inference_mode():
-            for rows in self._batches(profiles, len(texts) * suffix):
-                out[rows] = self._embed(profiles, rows, indexed, tokens, prompt_1GKD, path).float().cpu().numpy()
+            indexed = self._texts(profiles)
+            for rows, columns in self._batches(profiles, len(texts) * suffix):
+                # as many users as the shape has room for: repeats of these, whose result is dropped
+                filled = np.resize(rows, self._room(columns + len(texts) * suffix))
+                part = self._embed(profiles, filled, columns, indexed, tokens, prompt_1GKD, path)
+                out[rows] = part[: len(rows)].float().cpu().numpy()
                 if progress:
                     progress(len(rows))
         return out
@@ -98,19 +107,27 @@ class QAnchor:
         self, profiles: Profiles, progress: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Prefix, KeysValues]]:
         """Prefixes with their keys and values, batch by batch, in the order of `profiles`: what tuning keeps."""
-        indexed = self.towers.text_encoder.index(profiles.texts.described)
+        profiles = _with_own_texts(profiles)
+        indexed, kept = self._texts(profiles), persistence.kept_events(self.towers)
         for start in range(0, len(profiles), PREFIX_BATCH):
             rows = np.arange(start, min(start + PREFIX_BATCH, len(profiles)))
             with torch.no_grad(), autocast(self.towers):
-                prefix = self.towers.prefix(collate(profiles, rows, persistence.kept_events(self.towers)), indexed)
+                prefix = self.towers.prefix(collate(profiles, rows, kept), indexed)
                 yield prefix, self.towers.keys_values(prefix)
             if progress:
                 progress(len(rows))
+
+    @torch.no_grad()
+    def _texts(self, profiles: Profiles) -> Any:
+        """The text table as `Towers.prefix` takes it: each text is read once a call, not once a batch."""
+        encoder = self.towers.text_encoder
+        return encoder.read_all(encoder.index(profiles.texts.described))
 
     def _embed(
         self,
         profiles: Profiles,
         rows: npt.NDArray[np.int64],
+        columns: int,
         indexed: Any,
         tokens: Tokens,
         prompt_1GKD: Tensor,
@@ -118,29 +135,37 @@ class QAnchor:
     ) -> Tensor:
         """[B, G, O] of one batch of users."""
         towers = self.towers
-        query_BG = torch.arange(prompt_1GKD.shape[1], device=towers.device).expand(len(rows), -1)
+        query_1G = torch.arange(prompt_1GKD.shape[1], device=towers.device)[None]
         with autocast(towers):
-            prefix = towers.prefix(collate(profiles, rows, persistence.kept_events(towers)), indexed)
+            batch = collate(profiles, rows, persistence.kept_events(towers), columns)
+            prefix = towers.prefix(batch, indexed)
             if path == "packed":
-                return towers.anchor(prefix, tokens, query_BG, prompt_1GKD)
+                return towers.anchor(prefix, tokens, query_1G, prompt_1GKD)
             if path == "cached":
-                return towers.anchor(prefix, tokens, query_BG, prompt_1GKD, towers.keys_values(prefix))
-            columns = [
-                towers.anchor(prefix, tokens, query_BG[:, g : g + 1], prompt_1GKD[:, g : g + 1])
-                for g in range(query_BG.shape[1])
+                return towers.anchor(prefix, tokens, query_1G, prompt_1GKD, towers.keys_values(prefix))
+            each = [
+                towers.anchor(prefix, tokens, query_1G[:, g : g + 1], prompt_1GKD[:, g : g + 1])
+                for g in range(query_1G.shape[1])
             ]
-            return torch.cat(columns, 1)
+            return torch.cat(each, 1)
 
-    def _batches(self, profiles: Profiles, suffixes: int) -> Iterator[npt.NDArray[np.int64]]:
-        """Rows of all users, users of like length together, each batch within the token budget."""
-        limit = int(persistence.kept_events(self.towers).sum())
-        length = 1 + len(profiles.modalities) + np.minimum(profiles.counts, limit) + suffixes
-        order = np.argsort(-length, kind="stable")
-        start = 0
-        while start < len(order):
-            size = max(1, BATCH_TOKENS // int(length[order[start]]))
-            yield order[start : start + size]
-            start += size
+    def _batches(self, profiles: Profiles, suffixes: int) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
+        """Rows of all users, batch by batch, and the columns of their prefixes.
+
+        Products of other shapes round otherwise. So that a user's embedding does not depend, to the last bit, on who
+        else is embedded, its prefix has as many columns as its own length asks for, and its batch as many users as
+        those columns ask for.
+        """
+        tokens = prefix_tokens(profiles, persistence.kept_events(self.towers))
+        columns = -(-tokens // BUCKET) * BUCKET
+        for width in np.unique(columns)[::-1].tolist():
+            rows, size = np.flatnonzero(columns == width), self._room(width + suffixes)
+            for start in range(0, len(rows), size):
+                yield rows[start : start + size], width
+
+    def _room(self, length: int) -> int:
+        """Users of `length` columns that a batch holds."""
+        return max(1, BATCH_TOKENS[self.towers.device.type] // (BUCKET * length)) * BUCKET
 
     def _check(self, profiles: Profiles, scenarios: Sequence[str]) -> None:
         unknown = [name for name in scenarios if name not in self.prompts]
@@ -151,3 +176,11 @@ class QAnchor:
             )
         if profiles.modalities != self.towers.modalities:
             self.towers.call(profiles.modalities)
+
+
+def _with_own_texts(profiles: Profiles) -> Profiles:
+    """The same over a text table of no other texts than theirs: few users of a large store need few of its texts."""
+    used, text = np.unique(profiles.text, return_inverse=True)
+    table = profiles.texts
+    columns = ([column[t] for t in used] for column in (table.modality, table.category, table.text))
+    return replace(profiles, text=text.astype(np.int32), texts=Texts(table.ids[used], *columns))

@@ -91,7 +91,12 @@ class Shard:
     def missing(self) -> list[tuple[Scenario, Made]]:
         """Scenarios whose file is not there, or made of something else, and what it is to be made of."""
         wanted = [(scenario, self._made(scenario)) for scenario in self.job.scenarios]
-        return [(scenario, made) for scenario, made in wanted if self.target.made(scenario.name, self.number) != made]
+        started = self.target.started(self.number)
+        return [
+            (scenario, made)
+            for scenario, made in wanted
+            if scenario.name in started or self.target.made(scenario.name, self.number) != made
+        ]
 
     def population(self) -> list[str]:
         """Who is to be embedded at the job's as_of, sorted."""
@@ -141,6 +146,8 @@ class Shard:
                 self.advance(share)
             user_C = pa.array(user_ids, pa.string())
             users = carried = 0
+            if asked:
+                self.target.start(self.number, [scenario.name for scenario in scenarios])
             for g, (scenario, made) in enumerate(asked):
                 rows = user_C.filter(pa.array(present_C)), embedding_GCO[g][present_C]
                 if source is not None:
@@ -148,6 +155,7 @@ class Shard:
                 self.target.write(self.number, made, *rows)
                 users = len(rows[0])
                 carried += users - int(present_C.sum())
+            self.target.finish(self.number)
         return Done(users, int(present_C.sum()) * len(asked), carried, aside)
 
     def _made(self, scenario: Scenario) -> Made:

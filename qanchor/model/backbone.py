@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from qanchor.config import Lora, Model
 from qanchor.errors import ModelError
-from qanchor.model import attention
+from qanchor.model import attention, body
 
 VOCABULARY = 4096
 PAD, END = "<|pad|>", "<|end|>"
@@ -122,15 +122,13 @@ def _refuse_if_read_otherwise(model: Any, name: str) -> None:
     decoder = model.get_decoder()
     if not hasattr(model.config, "hidden_size"):
         raise ModelError(f"backbone {name!r} ({model.config.model_type}) is no text decoder: give its text model")
-    vectors = model.get_input_embeddings().weight[torch.arange(4) * (model.config.vocab_size // 4)][None]
+    vectors = model.get_input_embeddings().weight[torch.arange(6) * (model.config.vocab_size // 6)][None]
     mask = torch.ones(1, 2, dtype=torch.bool, device=vectors.device)
-    layout, own = attention.Layout(mask, mask[:, :, None]), [0, 1, 3]
+    layout, own = attention.Layout(mask, mask[:, :, None].expand(1, 2, 2)), [0, 1, 4, 5]
     try:
-        packed = decoder(
-            inputs_embeds=vectors, position_ids=layout.position_ids, layout=layout, use_cache=False
-        ).last_hidden_state[:, own]
+        packed = body.read(model, vectors, layout)[:, -1]
         model.set_attn_implementation("eager")
-        alone = decoder(inputs_embeds=vectors[:, own], use_cache=False).last_hidden_state
+        alone = decoder(inputs_embeds=vectors[:, own], use_cache=False).last_hidden_state[:, 2:]
     except (TypeError, ValueError, AttributeError) as error:
         raise _unreadable(name, model) from error
     model.set_attn_implementation(attention.NAME)

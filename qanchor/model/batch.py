@@ -57,26 +57,41 @@ class Batch:
     """How much there is of each modality; all zero where it is absent."""
     idle_B: Tensor
     """Bucket of the time between the newest event and `as_of`."""
+    slots: int
+    """Event tokens that each user has room for: at least those of the longest."""
 
     def __len__(self) -> int:
         return len(self.idle_B)
 
-    @property
-    def slots(self) -> int:
-        """Event tokens of the longest user."""
-        return int(self.entry_slot_R.max()) + 1 if len(self.entry_slot_R) else 0
-
     def to(self, device: torch.device) -> Batch:
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        tensors = [field.name for field in fields(self) if field.name != "slots"]
+        return Batch(**{name: getattr(self, name).to(device) for name in tensors}, slots=self.slots)
 
 
-def collate(profiles: Profiles, rows: npt.NDArray[np.integer], kept: npt.NDArray[np.int64]) -> Batch:
-    """The profiles of `rows` as one batch; `kept` [M] is K_m, the number of event tokens of each modality."""
+def prefix_tokens(profiles: Profiles, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[N] prefix tokens of each profile: the user's, the modalities', and one for each text that is kept."""
+    kinds, table = len(profiles.modalities), max(1, len(profiles.texts))
+    cell = profiles.owner * kinds + profiles.modality
+    cell_of_text = np.unique(cell * table + profiles.text) // table
+    texts_NM = np.bincount(cell_of_text, minlength=len(profiles) * kinds).reshape(-1, kinds)
+    tokens: npt.NDArray[np.int64] = 1 + kinds + np.minimum(texts_NM, kept).sum(1)
+    return tokens
+
+
+def collate(
+    profiles: Profiles, rows: npt.NDArray[np.integer], kept: npt.NDArray[np.int64], columns: int | None = None
+) -> Batch:
+    """The profiles of `rows` as one batch.
+
+    Args:
+        kept: [M] K_m, the number of event tokens of each modality.
+        columns: of each prefix, padding included; left out, as many as the longest needs.
+    """
     part = profiles.take(rows)
     owner, modality, time = part.owner, part.modality.astype(np.int64), part.time
     size, kinds = len(part), len(part.modalities)
     newest = np.full(size, np.iinfo(np.int64).min)
-    np.maximum.at(newest, owner, time)
+    newest[owner] = time  # a user's events are in time order, and the last one written stays
     gap = (newest[owner] - time) / DAY
     texts, text = np.unique(part.text, return_inverse=True)
     value = _signed_log(np.nan_to_num(part.value))
@@ -84,8 +99,9 @@ def collate(profiles: Profiles, rows: npt.NDArray[np.integer], kept: npt.NDArray
     entry_owner, entry_text = np.divmod(pairs, max(1, len(part.texts)))
     entry_modality, entry_gap = np.zeros(len(pairs), np.int64), np.full(len(pairs), np.inf)
     entry_modality[entry] = modality
-    np.minimum.at(entry_gap, entry, gap)
+    entry_gap[entry] = gap
     worth = [np.bincount(entry, np.exp(-gap / days), len(pairs)) for days in DECAY_DAYS]
+    slot = _slots(entry_owner, entry_modality, entry_gap, kept)
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),
         text_E=torch.from_numpy(text.astype(np.int64)),
@@ -97,11 +113,12 @@ def collate(profiles: Profiles, rows: npt.NDArray[np.integer], kept: npt.NDArray
         entry_modality_R=torch.from_numpy(entry_modality),
         entry_text_R=torch.from_numpy(np.searchsorted(texts, entry_text)),
         entry_worth_RS=torch.from_numpy(np.stack(worth, 1).astype(np.float32)),
-        entry_slot_R=torch.from_numpy(_slots(entry_owner, entry_modality, entry_gap, kept)),
+        entry_slot_R=torch.from_numpy(slot),
         count_BMC=torch.from_numpy(_count_features(owner * kinds + modality, size * kinds, time, gap, value)).view(
             size, kinds, COUNT_FEATURES
         ),
         idle_B=torch.from_numpy(_idle_bucket(part.as_of, newest, part.counts > 0)),
+        slots=int(slot.max(initial=-1)) + 1 if columns is None else columns - 1 - kinds,
     )
 
 
@@ -152,7 +169,9 @@ def _count_features(
     """[B * M, C] log counts in recent stretches and the whole window, log active days, signed log of summed values."""
     counts = [np.bincount(cell[gap < days], minlength=cells) for days in COUNT_DAYS]
     counts.append(np.bincount(cell, minlength=cells))
-    cell_days = np.unique(np.stack([cell, time // DAY]), axis=1)[0] if len(cell) else cell
+    day = time // DAY - time.min(initial=0) // DAY
+    span = int(day.max(initial=0)) + 1
+    cell_days = np.unique(cell * span + day) // span
     counts.append(np.bincount(cell_days, minlength=cells))
     sums = np.bincount(cell, weights=np.sign(value) * np.expm1(np.abs(value)), minlength=cells)
     return np.stack([*(np.log1p(c) for c in counts), _signed_log(sums)], 1).astype(np.float32)

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 from qanchor.model.batch import COUNT_FEATURES, DECAY_DAYS, EVENT_FEATURES, IDLE_BUCKETS, Batch
 
+BLOCK = 16
+"""Rows that are multiplied at once are padded to a multiple of this: what a product gives for a row then does not
+depend on how many rows there are, bit for bit (docs/decisions/0006-speed.md)."""
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -114,21 +118,20 @@ class Hierarchy(nn.Module):
         """[R, D] event tokens: the mean of a text's events, and how often and how recently it occurs."""
         sum_RD = event_ED.new_zeros(len(batch.entry_owner_R), self.width).index_add(0, batch.entry_E, event_ED)
         mean_RD = sum_RD / batch.entry_worth_RS[:, -1:].to(sum_RD.dtype)
-        token_RD: Tensor = (mean_RD + self.worth_in(batch.entry_worth_RS.log1p())).to(event_ED.dtype)
+        token_RD: Tensor = (mean_RD + _by_row(self.worth_in, batch.entry_worth_RS.log1p())).to(event_ED.dtype)
         return token_RD
 
     def _events(self, batch: Batch, text_UW: Tensor, name_MD: Tensor) -> Tensor:
         """z^(evt) [E, D] of Eq. 1."""
         # The text's part of h is computed once per distinct text, not once per event.
-        h_ED = self.text_in(text_UW)[batch.text_E] + self.feature_in(batch.feature_EF)
+        h_ED = _by_row(self.text_in, text_UW)[batch.text_E] + _by_row(self.feature_in, batch.feature_EF)
         if self.named:
-            shared_ED: Tensor = self.event[0](h_ED + name_MD[batch.modality_E])
-            return shared_ED
+            return _by_row(self.event[0], h_ED + name_MD[batch.modality_E])
         z_ED: Tensor = h_ED.new_zeros(h_ED.shape)
         for m, adapter in enumerate(self.event):
             rows = (batch.modality_E == m).nonzero().squeeze(1)
             if len(rows):
-                z_m = adapter(h_ED[rows]) + name_MD[m]
+                z_m = _by_row(adapter, h_ED[rows]) + name_MD[m]
                 z_ED = z_ED.index_copy(0, rows, z_m.to(z_ED.dtype))
         return z_ED
 
@@ -145,3 +148,9 @@ class Hierarchy(nn.Module):
             number_C.view(users, modalities, 1) > 0, modal_BMD, absent_MD.to(modal_BMD.dtype)
         )
         return token_BMD
+
+
+def _by_row(module: nn.Module, row_RX: Tensor) -> Tensor:
+    """`module` of each row of however many, in whole blocks."""
+    out_RX: Tensor = module(F.pad(row_RX, (0, 0, 0, -len(row_RX) % BLOCK)))
+    return out_RX[: len(row_RX)]

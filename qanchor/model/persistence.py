@@ -98,8 +98,8 @@ def begin(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
     if asked != has or model.text_encoder != "embedded" or model.anchor == "constant":
         raise ModelError(
             f"`model` asks for hidden, layers, dim, prompt_tokens, hybrid {asked}, text encoder {model.text_encoder}, "
-            f"anchor {model.anchor}; {model.start} has {has}, embedded, attention: `model.start: null` trains from "
-            "scratch"
+            f"anchor {model.anchor}; {model.start} has {has}, embedded, attention: "
+            "`model.start: null` trains from scratch"
         )
     adapt(towers, config)
     return towers

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from qanchor.errors import TrainingError
+from qanchor.model.body import KeysValues
 from qanchor.model.hierarchy import Prefix
-from qanchor.model.towers import KeysValues
 
 FIELDS = tuple(field.name for field in fields(Prefix) if field.name != "mask_BP")
 GIB = 2**30

@@ -26,13 +26,15 @@ KINDS = 8
 @dataclass(frozen=True)
 class Words:
     """Queries as wholes and as sets of words: unit vectors [V, W] and importance [V] of the distinct texts of both,
-    the whole [B, N] and the words [B, N, L] of each suffix as rows of them, and the words' mask."""
+    and the whole [B, N] and the words [B, N, L] of each suffix as rows of them; shorter queries say a word again.
+
+    Where all users are asked the same, B is 1.
+    """
 
     vector_VW: Tensor
     importance_V: Tensor
     whole_BN: Tensor
     word_BNL: Tensor
-    mask_BNL: Tensor
 
 
 class AnchorSeed(nn.Module):
@@ -68,13 +70,12 @@ class AnchorSeed(nn.Module):
 
         Prompts may be [1, N, K, D], shared by the users.
         """
-        users, suffixes = words.word_BNL.shape[:2]
         own_BNX = self._read(prefix, self._match_query(prefix, words))
 
-        virtual_XNKW = F.normalize(self.prompt(prompt_BNKD), dim=-1).expand(users, -1, -1, -1)
-        mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_XNKW.flatten(1, 2), self.maps)
-        by_prompt_BHRP = mapped_BHRW @ prefix.text_BPW[:, None].transpose(2, 3) * self.scale[:, None, None]
-        prompted_BNX = self._read(prefix, by_prompt_BHRP).view(users, suffixes, -1, own_BNX.shape[-1]).mean(2)
+        virtual_BRW = F.normalize(self.prompt(prompt_BNKD), dim=-1).flatten(1, 2)
+        mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_BRW, self.maps) * self.scale[:, None, None]
+        read_BRX = self._read(prefix, _meet(mapped_BHRW, prefix))
+        prompted_BNX = read_BRX.view(*own_BNX.shape[:2], -1, own_BNX.shape[-1]).mean(2)
 
         hidden_BND = self.query_in(own_BNX) + self.prompt_in(prompted_BNX) + self.user_in(prefix.user_BD)[:, None]
         seed_BND: Tensor = self.out(F.gelu(hidden_BND)) + self.skip(own_BNX)
@@ -82,16 +83,13 @@ class AnchorSeed(nn.Module):
 
     def _match_query(self, prefix: Prefix, words: Words) -> Tensor:
         """[B, H, N, P] how well each event matches each query: as a whole, and by its best word."""
-        users, suffixes, length = words.word_BNL.shape
         half = self.heads // 2
         mapped_VHW = torch.einsum("vw,hwx->vhx", words.vector_VW, self.maps)
-        text_B1WP = prefix.text_BPW[:, None].transpose(2, 3)
-        whole_BHNP = mapped_VHW[words.whole_BN, :half].transpose(1, 2) @ text_B1WP
+        whole_BHNP = _meet(mapped_VHW[words.whole_BN, :half].transpose(1, 2), prefix)
 
         weighted_VHW = mapped_VHW[:, half:] * words.importance_V[:, None, None]
-        match_BHRP = weighted_VHW[words.word_BNL.flatten(1)].transpose(1, 2) @ text_B1WP
-        match_BHNLP = match_BHRP.view(users, self.heads - half, suffixes, length, -1)
-        best_BHNP = match_BHNLP.masked_fill(~words.mask_BNL[:, None, :, :, None], -1.0).amax(3)
+        match_BHRP = _meet(weighted_VHW[words.word_BNL.flatten(1)].transpose(1, 2), prefix)
+        best_BHNP = match_BHRP.view(*match_BHRP.shape[:2], *words.word_BNL.shape[1:], -1).amax(3)
         return torch.cat([whole_BHNP, best_BHNP], 1) * self.scale[:, None, None]
 
     def _read(self, prefix: Prefix, match_BHRP: Tensor) -> Tensor:
@@ -104,5 +102,12 @@ class AnchorSeed(nn.Module):
         gate_BHRP = (match_BHRP - self.threshold[:, None, None]).sigmoid()
         kind_BPC = F.softplus(self.kind(prefix.token_BPD)).float() * prefix.worth_BPS[..., -1:].log1p()
         worth_BPC = torch.cat([prefix.worth_BPS, kind_BPC], -1)
-        count_BHRC = (gate_BHRP @ worth_BPC[:, None].to(gate_BHRP.dtype)).float().log1p()
+        count_BXC = gate_BHRP.flatten(1, 2) @ worth_BPC.to(gate_BHRP.dtype)
+        count_BHRC = count_BXC.view(*gate_BHRP.shape[:3], -1).float().log1p()
         return torch.cat([pooled_BRD.float(), count_BHRC.transpose(1, 2).flatten(2)], -1)
+
+
+def _meet(reader_BHRW: Tensor, prefix: Prefix) -> Tensor:
+    """[B, H, R, P] products of readers, each user's own or (B = 1) the same for all, with the events' text vectors."""
+    row_BXW = reader_BHRW.flatten(1, 2).expand(len(prefix), -1, -1)
+    return (row_BXW @ prefix.text_BPW.transpose(1, 2)).view(len(prefix), *reader_BHRW.shape[1:3], -1)

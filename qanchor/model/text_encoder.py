@@ -7,6 +7,7 @@ are in sentence_encoder.py.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import zlib
@@ -35,6 +36,10 @@ class TextEncoder(nn.Module):
     def forward(self, indexed: Any, rows: Tensor) -> Tensor:
         """[R] row numbers of an indexed table -> [R, W] vectors."""
         raise NotImplementedError
+
+    def read_all(self, indexed: Any) -> Any:
+        """What gives the same vectors faster to whoever reads rows many times: all of them [T, W], or `indexed`."""
+        return indexed
 
     def importance(self, indexed: Any) -> Tensor:
         """[T] how much each text of a table says, in (0, 1]: next to nothing for "will" and "the"."""
@@ -94,6 +99,10 @@ class NgramEncoder(TextEncoder):
         vectors_RW: Tensor = sum_RW / total_R.clamp(min=1e-6)[:, None]
         return vectors_RW
 
+    def read_all(self, indexed: NgramTable) -> Tensor:
+        vector_TW: Tensor = self(indexed, torch.arange(len(indexed)))
+        return vector_TW
+
     def importance(self, indexed: NgramTable) -> Tensor:
         device = self.log_weight.device
         weight_G = self.log_weight[indexed.grams.to(device)].exp()
@@ -135,15 +144,19 @@ def _grams(text: str) -> list[int]:
     words = _WORDS.findall(text.lower())
     grams = [zlib.crc32(b"=" + word.encode()) for word in [*words, *map("".join, itertools.pairwise(words))]]
     for word in words:
-        marked = f"<{word}>"
-        if word.isascii():
-            sizes = (3, 4) if len(word) > 2 else ()
-        else:  # a run of Chinese has no blanks: its characters and pairs are its words
-            sizes = (1, 2)
-            marked = word
-        for size in sizes:
-            grams += [zlib.crc32(marked[i : i + size].encode()) for i in range(len(marked) - size + 1)]
+        grams += _word_grams(word)
     return grams
+
+
+@functools.lru_cache(1 << 16)
+def _word_grams(word: str) -> list[int]:
+    marked = f"<{word}>"
+    if word.isascii():
+        sizes = (3, 4) if len(word) > 2 else ()
+    else:  # a run of Chinese has no blanks: its characters and pairs are its words
+        sizes = (1, 2)
+        marked = word
+    return [zlib.crc32(marked[i : i + size].encode()) for size in sizes for i in range(len(marked) - size + 1)]
 
 
 def load_text_encoder(name: str, lora: Lora | None = None, vectors: Path | None = None) -> TextEncoder:

@@ -16,18 +16,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from qanchor.errors import ModelError
-from qanchor.model.attention import Layout
+from qanchor.model import body
+from qanchor.model.attention import ALL, Layout
 from qanchor.model.batch import Batch
+from qanchor.model.body import KeysValues
 from qanchor.model.head import Head
 from qanchor.model.hierarchy import Hierarchy, Prefix
 from qanchor.model.seed import AnchorSeed, Words
 from qanchor.model.text_encoder import TextEncoder, query_words
-
-KeysValues = list[tuple[Tensor, Tensor]]
-"""Keys and values of a prefix, layer by layer."""
 
 QUERY_WORDS = 32
 QUERY_TOKENS = 24
@@ -130,24 +128,30 @@ class Towers(nn.Module):
         return Tokens(id_RL.to(self.device), mask_RL.to(self.device), indexed, word_RL.to(self.device))
 
     def prefix(self, batch: Batch, indexed: Any) -> Prefix:
-        """The hierarchical user tokens e_i; `indexed` is the store's text table, indexed by this text encoder."""
-        text_UW = self.text_encoder(indexed, batch.text_U)
+        """The hierarchical user tokens e_i.
+
+        `indexed` is the store's text table, indexed by this text encoder, or all its vectors [T, W].
+        """
+        if isinstance(indexed, Tensor):
+            text_UW = indexed[batch.text_U.to(indexed.device)]
+        else:
+            text_UW = self.text_encoder(indexed, batch.text_U)
         name_MW = self.text_encoder(self.names, torch.arange(len(self.modalities))) if self.named else None
         prefix: Prefix = self.hierarchy(batch.to(self.device), text_UW, name_MW)
         return prefix
 
     def seeds(self, prefix: Prefix, queries: Tokens, query_BN: Tensor, prompt_BNKD: Tensor) -> Tensor:
         """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one."""
-        users, suffixes = query_BN.shape
         if self.seed is None or queries.word_RL is None:
-            return self.user_emb.expand(users, suffixes, -1)
+            return self.user_emb.expand(len(prefix), query_BN.shape[1], -1)
         word_BNL = queries.word_RL[query_BN]
         word_BNL = word_BNL[..., : max(1, int((word_BNL >= 0).sum(-1).max()))]
-        asked_BNL = torch.cat([query_BN[..., None], word_BNL.clamp(min=0)], -1)
+        # a query has one word at least; said again in the place of padding, it changes no maximum
+        asked_BNL = torch.cat([query_BN[..., None], word_BNL.where(word_BNL >= 0, word_BNL[..., :1])], -1)
         used_V, place_BNL = torch.unique(asked_BNL, return_inverse=True)
         vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
         importance_V = self.text_encoder.importance(queries.indexed)[used_V]
-        words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:], word_BNL >= 0)
+        words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:])
         seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD)
         return self.user_emb + seed_BND
 
@@ -160,60 +164,45 @@ class Towers(nn.Module):
         answers: Tokens | None = None,
         answer_BN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Input vectors [B, N, S, D] of the suffixes and their mask [B, N, S]; `<USER_EMB>` is column Q + K."""
-        users, suffixes = query_BN.shape
+        """Input vectors [B, N, S, D] of the suffixes and their mask [B, N, S]; `<USER_EMB>` is column Q + K.
+
+        Queries may be [1, N] and prompts [1, N, K, D], the same for all users.
+        """
+        users, suffixes = len(prefix), query_BN.shape[1]
         prompt_BNKD = self.prompt.expand(1, suffixes, -1, -1) if prompt_BNKD is None else prompt_BNKD
         embed = self.backbone.get_input_embeddings()
         id_BNQ, mask_BNQ = queries.take(query_BN, "left")
         seed_BND = self.seeds(prefix, queries, query_BN, prompt_BNKD)
-        parts = [embed(id_BNQ), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
-        masks = [mask_BNQ, mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
+        parts = [embed(id_BNQ).expand(users, -1, -1, -1), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
+        masks = [mask_BNQ.expand(users, -1, -1), mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
         if answers is not None and answer_BN is not None:
             id_BNT, mask_BNT = answers.take(answer_BN, "right")
             parts.append(embed(id_BNT))
             masks.append(mask_BNT)
         return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2)
 
-    def read(self, prefix: Prefix, suffix_BNSD: Tensor, mask_BNS: Tensor, cached: KeysValues | None = None) -> Tensor:
-        """[B, N, S, D] final states of the suffixes.
+    def read(
+        self,
+        prefix: Prefix,
+        suffix_BNSD: Tensor,
+        mask_BNS: Tensor,
+        cached: KeysValues | None = None,
+        columns: slice = ALL,
+    ) -> Tensor:
+        """[B, N, S, D] final states of the suffixes, or of some of their columns.
 
         Without `cached`, one packed pass over prefix and all suffixes (D7); with the prefix's keys and values, a pass
         over the suffixes alone. Both equal reading `prefix + suffix` for each suffix anew, to rounding.
         """
-        layout = Layout(prefix.mask_BP, mask_BNS, self.hybrid)
-        suffix_BLD = suffix_BNSD.flatten(1, 2)
-        decoder = self.backbone.get_decoder()
+        row_BLD = suffix_BNSD.flatten(1, 2)
         if cached is None:
-            hidden_BLD = torch.cat([prefix.token_BPD.to(suffix_BLD.dtype), suffix_BLD], 1)
-            out_BLD = decoder(
-                inputs_embeds=hidden_BLD, position_ids=layout.position_ids, layout=layout, use_cache=False
-            ).last_hidden_state[:, layout.prefix_columns :]
-        else:
-            cache = DynamicCache()
-            for i, (key, value) in enumerate(cached):
-                cache.update(key, value, i)
-            out_BLD = decoder(
-                inputs_embeds=suffix_BLD,
-                position_ids=layout.suffix_position_ids,
-                past_key_values=cache,
-                layout=layout,
-                use_cache=True,
-            ).last_hidden_state
-        state_BNSD: Tensor = out_BLD.view(suffix_BNSD.shape)
-        return state_BNSD
+            row_BLD = torch.cat([prefix.token_BPD.to(row_BLD.dtype), row_BLD], 1)
+        return body.read(self.backbone, row_BLD, Layout(prefix.mask_BP, mask_BNS, self.hybrid, columns), cached)
 
     def keys_values(self, prefix: Prefix) -> KeysValues:
-        """The prefix's keys and values of every layer, [B, heads, P, D / heads] each, to read suffixes over."""
+        """The prefix's keys and values of every layer, to read suffixes over."""
         layout = Layout.plain(prefix.mask_BP, self.hybrid)
-        cache = DynamicCache()
-        self.backbone.get_decoder()(
-            inputs_embeds=prefix.token_BPD.to(self.dtype),
-            position_ids=layout.position_ids,
-            past_key_values=cache,
-            layout=layout,
-            use_cache=True,
-        )
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        return body.keys_values(self.backbone, prefix.token_BPD.to(self.dtype), layout)
 
     def anchor(
         self,
@@ -225,8 +214,8 @@ class Towers(nn.Module):
     ) -> Tensor:
         """u_{i,q} [B, N, O]: the embedding of each user for each of its suffixes."""
         suffix_BNSD, mask_BNS = self.suffixes(prefix, queries, query_BN, prompt_BNKD)
-        state_BNSD = self.read(prefix, suffix_BNSD, mask_BNS, cached)
-        embedding_BNO: Tensor = self.head(state_BNSD[:, :, -1], "anchor")
+        state_BN1D = self.read(prefix, suffix_BNSD, mask_BNS, cached, slice(-1, None))
+        embedding_BNO: Tensor = self.head(state_BN1D[:, :, 0], "anchor")
         return embedding_BNO
 
     def answer(self, answers: Tokens, answer_BN: Tensor) -> Tensor:
@@ -235,16 +224,11 @@ class Towers(nn.Module):
         id_AT, mask_AT = answers.take(rows, "right")
         end_A1D = self._answer_end(answers, rows)[:, None]
         token_ATD = self.backbone.get_input_embeddings()(id_AT)
-        # Behind the padding, the last token still sees the real ones only, at the position after them.
-        mask_AL = F.pad(mask_AT, (0, 1), value=True)
-        layout = Layout.plain(mask_AL)
-        state_ALD = self.backbone.get_decoder()(
-            inputs_embeds=torch.cat([token_ATD, end_A1D.to(self.dtype)], 1),
-            position_ids=layout.position_ids,
-            layout=layout,
-            use_cache=False,
-        ).last_hidden_state
-        return self.head.project(state_ALD[:, -1][place_BN])
+        # The last token is a suffix of one column behind the answer's tokens: the only one that is read.
+        layout = Layout(mask_AT, mask_AT.new_ones(len(rows), 1, 1))
+        row_ALD = torch.cat([token_ATD, end_A1D.to(self.dtype)], 1)
+        state_AD = body.read(self.backbone, row_ALD, layout)[:, 0, 0]
+        return self.head.project(state_AD[place_BN])
 
     def aligned(
         self, prefix: Prefix, queries: Tokens, query_BN: Tensor, answers: Tokens, answer_BN: Tensor

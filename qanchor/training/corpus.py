@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qanchor.events.profiles import Profiles
-from qanchor.model.batch import Batch, collate
+from qanchor.model.batch import Batch, collate, prefix_tokens
 from qanchor.model.towers import Tokens, Towers
 from qanchor.training.pairs import Ints, PairBatch, Pairs
 
@@ -53,13 +53,7 @@ class Corpus:
 
     @cached_property
     def prefix_N(self) -> Ints:
-        """Prefix tokens of each profile: the user's, the modalities', and one for each text that is kept."""
-        profiles, kinds, table = self.profiles, len(self.profiles.modalities), max(1, len(self.profiles.texts))
-        cell = profiles.owner * kinds + profiles.modality
-        cell_of_text = np.unique(cell * table + profiles.text) // table
-        texts_NM = np.bincount(cell_of_text, minlength=len(profiles) * kinds).reshape(-1, kinds)
-        tokens: Ints = 1 + kinds + np.minimum(texts_NM, self.kept).sum(1)
-        return tokens
+        return prefix_tokens(self.profiles, self.kept)
 
     @cached_property
     def query_tokens(self) -> Ints:

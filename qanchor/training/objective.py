@@ -156,16 +156,16 @@ class Objective:
         suffix_CNSD, mask_CNS = towers.suffixes(
             prefix, self.corpus.queries, chunk.query_CN, None, answers, chunk.answer_CN
         )
-        state_CNSD = towers.read(prefix, suffix_CNSD, mask_CNS)
         if answers is None:
-            return towers.head.project(state_CNSD[:, :, -1]), state_CNSD.new_zeros((), dtype=torch.float32)
+            state_CN1D = towers.read(prefix, suffix_CNSD, mask_CNS, columns=slice(-1, None))
+            return towers.head.project(state_CN1D[:, :, 0]), state_CN1D.new_zeros((), dtype=torch.float32)
         id_CNT, mask_CNT = answers.take(chunk.answer_CN, "right")
-        user_emb = -id_CNT.shape[-1] - 1
-        user_CNO = towers.head.project(state_CNSD[:, :, user_emb])
+        # the state one position before each answer token predicts it: the first one is <USER_EMB>, the last one nobody
+        before_CNTD = towers.read(prefix, suffix_CNSD, mask_CNS, columns=slice(-id_CNT.shape[-1] - 1, -1))
+        user_CNO = towers.head.project(before_CNTD[:, :, 0])
         if not torch.is_grad_enabled():
             return user_CNO, user_CNO.new_zeros(())
-        before = state_CNSD[:, :, user_emb:-1]  # the state one position before each answer token predicts it
-        logits_RV = towers.backbone.get_output_embeddings()(before[mask_CNT])[None]
+        logits_RV = towers.backbone.get_output_embeddings()(before_CNTD[mask_CNT])[None]
         token_R = id_CNT[mask_CNT][None]
         mean = losses.next_token(logits_RV, token_R, torch.ones_like(token_R))
         return user_CNO, mean * token_R.numel()

@@ -1,7 +1,7 @@
 """`cluster.py ROOT MODEL DAY`: a refresh on a Ray cluster of two nodes, one of which is killed in the middle.
 
-Leaves in ROOT/told.json the shards' reports and how many attempts each shard took. A process of its own: Ray's many children
-and warnings stay out of the tests.
+Leaves in ROOT/told.json the shards' reports and how many attempts each shard took. A process of its own: Ray's many
+children and warnings stay out of the tests.
 """
 
 from __future__ import annotations

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_profiles, tiny_towers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
 
 from qanchor.config import Lora, Model, parse
 from qanchor.errors import ModelError
+from qanchor.events.profiles import Texts
 from qanchor.inference import engine
 from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
@@ -42,8 +45,28 @@ def test_packed_equals_cached_equals_plain(towers, profiles, hybrid):
 def test_the_token_budget_changes_nothing_but_memory(towers, monkeypatch):
     profiles, model = random_profiles(60, mean=30), QAnchor(towers)
     whole = model.embed(profiles, queries=QUERIES)
-    monkeypatch.setattr(engine, "BATCH_TOKENS", 200)
+    monkeypatch.setattr(engine, "BATCH_TOKENS", {"cpu": 2_000})
     np.testing.assert_allclose(model.embed(profiles, queries=QUERIES), whole, atol=BF16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_a_users_embedding_does_not_depend_on_its_company_bit_for_bit(data, dtype):
+    """Any of them, in any order, also one alone, and with a text table of other rows: refreshing by parts needs it."""
+    towers = tiny_towers()
+    towers.backbone.to(dtype)
+    model, counts = QAnchor(towers), [0, 1, 2, 3, 7, 8, 9, 20, 21, 60, 300, *range(100, 130)]
+    profiles = random_profiles(len(counts), seed=data.draw(st.integers(0, 99)), mean=np.array(counts))
+    rows = np.array(data.draw(st.permutations(range(len(counts)))))[: data.draw(st.integers(1, len(counts)))]
+    some = profiles.take(rows)
+    table = profiles.texts
+    first = Texts(np.zeros(1, np.uint64), ["bill"], ["never"], ["seen"])
+    columns = [[*getattr(first, c), *getattr(table, c)] for c in ("modality", "category", "text")]
+    shifted = Texts(np.concatenate([first.ids, table.ids]), *columns)
+    other = dataclasses.replace(some, text=some.text + 1, texts=shifted)
+    whole = model.embed(profiles, queries=QUERIES)
+    assert np.array_equal(model.embed(other, queries=QUERIES), whole[rows])
 
 
 def test_saved_and_loaded_equals_before(towers, profiles, tmp_path):
@@ -98,14 +121,14 @@ def hugging_face_folders(tmp_path):
 def test_hugging_face_decoder_and_sentence_encoder_by_folder(tmp_path, profiles):
     """LoRA on a pretrained decoder: trained parts are saved, the base model is not, and loading restores all."""
     decoder, encoder = hugging_face_folders(tmp_path)
-    settings = Model(backbone=decoder, text_encoder=encoder, dim=16, lora=Lora(rank=4, alpha=8))
+    model = Model(backbone=decoder, text_encoder=encoder, dim=16, lora=Lora(rank=4, alpha=8))
     source = {"path": "x.csv", "user": "u", "time": "t", "text": "{a}"}
     config = parse(
         {
             "name": "tiny",
             "sources": [{**source, "modality": m} for m in ("bill", "mini")],
             "windows": {"train": ["2025-01-01"], "validation": ["2025-01-01"], "test": ["2025-03-01"]},
-            "model": settings.model_dump(),
+            "model": model.model_dump(),
         },
         tmp_path,
     )

@@ -15,7 +15,7 @@ from qanchor.config import Config, Model, parse
 from qanchor.errors import ModelError
 from qanchor.inference.engine import QAnchor
 from qanchor.model import backbone as backbones
-from qanchor.model import losses, persistence
+from qanchor.model import body, losses, persistence
 from qanchor.model.batch import collate
 from qanchor.model.towers import Towers
 
@@ -127,6 +127,32 @@ def test_a_sliding_window_and_capped_scores_change_what_is_read(tmp_path):
     towers.backbone.get_decoder().layers[0].self_attn.sliding_window = 5
     towers.backbone.get_decoder().layers[1].self_attn.attn_logit_softcapping = None
     assert not torch.allclose(towers.read(prefix, suffix_BNSD, mask_BNS), before, atol=1e-3)
+
+
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_last_layer_of_the_rows_that_are_read_equals_a_whole_one(family, hybrid, tmp_path, monkeypatch):
+    """Outputs, keys and values, and gradients of every part, LoRA included."""
+    towers = towers_of(family, tmp_path, prefix_attention="hybrid" if hybrid else "causal").train()
+    queries, answers = towers.tokens(QUERIES, "left"), towers.tokens(ANSWERS, "right")
+    query_BN, answer_BN = torch.arange(2).expand(4, 2), torch.tensor([[0, 1]]).expand(4, 2)
+
+    def everything():
+        prefix = prefix_of(towers, np.arange(1, 5))
+        suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
+        state_BNRD = towers.read(prefix, suffix_BNSD, mask_BNS, columns=slice(-5, -1))
+        kept = [part for layer in towers.keys_values(prefix) for part in layer]
+        outputs = [state_BNRD, towers.answer(answers, answer_BN), towers.anchor(prefix, queries, query_BN), *kept]
+        torch.autograd.backward(torch.stack([output.sin().sum() for output in outputs]).sum())
+        gradients = {name: p.grad for name, p in towers.named_parameters() if p.grad is not None}
+        towers.zero_grad()
+        return outputs, gradients
+
+    outputs, gradients = everything()
+    monkeypatch.setattr(body, "BY_LAYER", ())
+    whole_outputs, whole_gradients = everything()
+    torch.testing.assert_close(outputs, whole_outputs, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients, whole_gradients, atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
