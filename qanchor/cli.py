@@ -187,13 +187,16 @@ def embed(
         list[str] | None, typer.Option(help="A tuned scenario; may be repeated. Left out, all.")
     ] = None,
     query: Annotated[list[str] | None, typer.Option(help="NAME=QUESTION, any question; may be repeated.")] = None,
+    sink: Annotated[
+        Literal["parquet", "lance"], typer.Option(help="lance: also a data set for vector search.")
+    ] = "parquet",
     engine: EngineOption = "local",
     address: AddressOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed every user at an as_of into embeddings/as_of=.../, shard by shard, with the model that is there."""
     daily = _daily(config, out, as_json, engine, address)
-    _said(daily.embed(as_of and as_of.date(), scenario or [], _named(query or [])), as_json)
+    _said(daily.embed(as_of and as_of.date(), scenario or [], _named(query or []), sink), as_json)
 
 
 @app.command()

@@ -9,12 +9,14 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from qanchor.errors import ConfigError, DataError
 from qanchor.events.profile_store import ProfileStore
-from qanchor.inference import workers
+from qanchor.inference import lance, workers
 from qanchor.inference.refresh import embed_shard, refresh_shard
 from qanchor.inference.shard import Job, Scenario
+from qanchor.inference.snapshot import Snapshot
 from qanchor.inference.workers import Engine, Work
 from qanchor.pipeline import Project
 from qanchor.storage import Place
@@ -56,16 +58,28 @@ class Daily:
         """Point reads. Raises DataError before the first refresh."""
         return ProfileStore(self.kept, self.project.config.shards, self.project.config.modality_names)
 
-    def embed(self, as_of: dt.date | None, names: Sequence[str], queries: Mapping[str, str]) -> DayReport:
+    def embed(
+        self,
+        as_of: dt.date | None,
+        names: Sequence[str],
+        queries: Mapping[str, str],
+        sink: Literal["parquet", "lance"] = "parquet",
+    ) -> DayReport:
         """Every user of the population at `as_of`, for some scenarios (left out: all of the config) and free queries.
 
+        `sink`: `lance` writes a data set for vector search beside the Parquet files.
+
         Raises:
-            ConfigError: a scenario that the config does not name, or none at all.
+            ConfigError: a scenario that the config does not name, or none at all; Lance is not installed.
             DataError: the store is empty.
             ModelError: there is no model, or it was not tuned for one of the scenarios.
         """
         self.project.ingest()
-        return self._run(embed_shard, self._job(as_of or self._today(), names, queries))
+        job = self._job(as_of or self._today(), names, queries)
+        report = self._run(embed_shard, job)
+        if sink == "lance":
+            self._to_lance(job)
+        return report
 
     def refresh(self, day: dt.date | None) -> DayReport:
         """All scenarios of the config as of the midnight that ends `day` (left out: the last day with events).
@@ -95,6 +109,13 @@ class Daily:
             f"taken over, {total.set_aside:,} users set aside, {total.up_to_date} of {shards} shards up to date"
         )
         return total
+
+    def _to_lance(self, job: Job) -> None:
+        snapshot = Snapshot(job.snapshots, job.as_of)
+        with self.project.stages.progress("lance", len(job.scenarios)) as advance:
+            for scenario in job.scenarios:
+                place = lance.write(snapshot, scenario.name, self.project.config.shards)
+                advance(1, str(place))
 
     def _today(self) -> dt.date:
         days = self.project.store.days()

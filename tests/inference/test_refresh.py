@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from qanchor.errors import DataError, ModelError
 from qanchor.events.forgotten import forget
 from qanchor.events.store import EventStore
+from qanchor.inference import lance
 from qanchor.inference import shard as shards
 from qanchor.inference.engine import QAnchor
 from qanchor.inference.shard import Scenario
@@ -167,6 +168,21 @@ def test_blocks_of_any_size_give_the_same(world, monkeypatch):
     whole = rows(world.job(12))
     monkeypatch.setattr(shards, "BLOCK", 2)
     assert_same(recomputed(world, 12), whole)
+
+
+def test_a_snapshot_as_a_data_set_for_search(world):
+    import lance as library
+
+    job = world.job(12)
+    embed(job)
+    for _ in range(2):  # again: replaced, not doubled
+        place = lance.write(Snapshot(job.snapshots, job.as_of), "rent", SHARDS)
+    found = library.dataset(str(place))
+    expected = {user: np.frombuffer(row, "f4") for (name, user), row in rows(job).items() if name == "rent"}
+    assert found.count_rows() == len(expected)
+    for user, embedding_O in expected.items():
+        nearest = found.to_table(nearest={"column": "embedding", "q": embedding_O, "k": 1})
+        assert nearest["user_id"].to_pylist() == [user]
 
 
 def test_killed_at_every_write_and_run_again_equals_uninterrupted(world):
