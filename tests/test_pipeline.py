@@ -151,6 +151,18 @@ def test_the_python_of_the_quickstart_runs(project):
     assert len(names["profiles"]) == 100
 
 
+def test_the_python_of_the_daily_page_runs(project):
+    assert run("refresh", "--config", str(project.config.root / "qanchor.yaml"), "--out", str(project.out)) == 0
+    page = (Path(__file__).parent.parent / "docs" / "daily.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    user = project.store.population(project.store.days()[-1])[0]
+    for typed, ours in (("runs/demo/raw", project.config.root), ("runs/demo", project.out), ("USER", user)):
+        code = code.replace(typed, str(ours))
+    names: dict[str, object] = {}
+    exec(code, names)
+    assert names["profile"].user_ids.tolist() == [user]
+
+
 def test_errors_are_one_line_with_the_remedy(tmp_path, capsys):
     assert run("ingest", "--config", str(tmp_path / "no.yaml")) == 1
     assert "qanchor init" in capsys.readouterr().err
@@ -164,14 +176,14 @@ def test_a_forgotten_user_is_nowhere(project, capsys):
     """The last test: it changes the project."""
     command = ("--config", str(project.config.root / "qanchor.yaml"), "--out", str(project.out), "--json")
     user = project.requests.filter(pl.col("split") == "train")["user_id"][0]
-    assert run("refresh", "--day", str(project.config.windows.test[0]), *command) == 0
+    assert run("refresh", *command) == 0
     capsys.readouterr()
     assert run("forget", user, *command) == 0
     traces = {trace["place"]: (trace["before"], trace["after"]) for trace in json.loads(capsys.readouterr().out)}
     assert all(traces[place][0] > 0 for place in ("events", "profiles", "embeddings and pairs"))
     assert {after for _, after in traces.values()} == {0}
     assert not any(user.encode() in path.read_bytes() for path in project.out.rglob("*") if path.is_file())
-    assert run("refresh", "--day", str(project.config.windows.test[0]), *command) == 0
+    assert run("refresh", *command) == 0
     assert json.loads(capsys.readouterr().out)["embedded"] == 0
     with pytest.raises(DataError, match="has no profile"):
         Daily(project).profiles.get(user, project.store.texts())

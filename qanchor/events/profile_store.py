@@ -6,12 +6,12 @@ transaction: after a crash at any moment the shard stands at the day before or a
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class ProfileShard:
         self._db.executescript(_TABLES)
 
     @classmethod
-    @contextmanager
+    @contextlib.contextmanager
     def at(cls, folder: Place, shard: int) -> Iterator[ProfileShard]:
         """A shard's file of a folder. Of a bucket it is a copy, which replaces the object when the block ends well."""
         place = shard_path(folder, shard)
@@ -121,7 +121,7 @@ class ProfileShard:
         kept = self._kept(profiles.user_ids)
         return [user for user, events in _rows(profiles) if kept.get(user, b"") != events]
 
-    @contextmanager
+    @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
         """All that is put and dropped inside is one transaction, or, where an exception or a crash ends it, nothing."""
         self._db.execute("BEGIN IMMEDIATE")
@@ -175,16 +175,14 @@ class ProfileStore:
         if not all(place.exists() for place in places):
             raise DataError(f"no profiles in {folder}: run `qanchor refresh` first")
         self._modalities = modalities
-        self._copies = tempfile.TemporaryDirectory(prefix="qanchor-profiles-")
-        self._open = [ProfileShard(self._local(place)) for place in places]
+        with contextlib.ExitStack() as copies:
+            self._open = [ProfileShard(_local(place, copies)) for place in places]
+            self._copies = copies.pop_all()
 
-    def _local(self, place: Place) -> Path:
-        if isinstance(place, Path):
-            return place
-        (data,) = storage.contents([place])
-        path = Path(self._copies.name) / place.name
-        path.write_bytes(data or b"")
-        return path
+    def close(self) -> None:
+        for shard in self._open:
+            shard.close()
+        self._copies.close()
 
     def get(self, user_id: str, texts: Texts) -> Profiles:
         """The user's profile, as one row of `Profiles`; `texts` is the store's table.
@@ -207,6 +205,16 @@ class ProfileStore:
             self._modalities,
             texts,
         )
+
+
+def _local(place: Place, copies: contextlib.ExitStack) -> Path:
+    """The file itself, or a copy that stays as long as `copies` are open."""
+    if isinstance(place, Path):
+        return place
+    (data,) = storage.contents([place])
+    path = Path(copies.enter_context(tempfile.TemporaryDirectory(prefix="qanchor-profiles-"))) / place.name
+    path.write_bytes(data or b"")
+    return path
 
 
 def shard_path(folder: Place, shard: int) -> Place:
