@@ -191,7 +191,7 @@ class Contestant:
         self.objective, self.users, self.questions, self.bypass = objective, users, questions, bypass
         self.steps = steps
         self.masters = Masters(objective.towers)
-        self.optimiser = torch.optim.AdamW(self.masters.parameters, lr=1e-4)
+        self.optimiser = torch.optim.AdamW(self.masters.parameters, lr=1e-4, fused=True)
         first = draw(objective.corpus, users, questions, 0)
         chunks = objective.chunks(first)
         self.flops = objective.flops(first, bypass)
