@@ -68,16 +68,12 @@ TARGETS = {"of floor": 0.6, "times the authors' pairs": 10, "mfu on a GPU": 0.45
 CHUNK = 8_192
 """Tokens of a forward pass, as `recipe: paper-0.5b` has it."""
 NOTES = (
-    "Where an open step of the embedded default goes (torch.profiler, one thread, 64 users of 4 pairs): products 21%; "
-    "what is done to each number of [tokens, 256] and of attention scores, each an operation of its own with its own "
-    "gradient (norms, rotary positions, masks, sums of gradients) 37%; copies, casts and transpositions 15%; "
-    "cross-entropy over the vocabulary in fp32 9%; the text encoder's n-gram table 4%, AdamW 3%.",
-    "An align step: products 19%, copies 16%, the n-gram table 16%, AdamW 12% (its 3 million numbers), the rest is "
-    "done to each number. A CPU with AMX multiplies at 1,100 GFLOP/s a core in bf16 (750 at a width of 256) and does "
-    "nothing else faster than one without, so that the floor is lower and the share of it, too.",
+    "Where an open step of the embedded default goes (torch.profiler, one thread, 64 users of 4 pairs): products 36%; "
+    "copies and casts 15%; cross-entropy 13%, half of it since logits are made in parts; zeros for gradients 5%; the "
+    "n-gram table 4%; the rest is done to each number (norms, rotary positions, masks). docs/decisions/0006-speed.md.",
     "A quarter to a third of the columns of a batch is padding, which the floor leaves out: `chunk` sorts users by "
-    "length and wins some of it back. The 60% were reached without AMX (370 GFLOP/s) by a prototype with a fused body "
-    "of 3 layers of 512; the row `3 x 512` is the library's module at that size.",
+    "length and wins some of it back. The 60% were reached by a prototype with a fused body of 3 layers of 512; the "
+    "row `3 x 512` is the library's module at that size.",
 )
 """Of the CPU; by hand."""
 
