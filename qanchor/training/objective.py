@@ -30,6 +30,9 @@ from qanchor.training.masters import Masters
 from qanchor.training.pairs import PairBatch
 from qanchor.training.ranks import Ranks
 
+LOGITS = 256
+"""Answer tokens whose predictions are made at once: their fp32 logits over the vocabulary stay in a CPU's cache."""
+
 
 @dataclass(frozen=True)
 class Gathered:
@@ -165,10 +168,11 @@ class Objective:
         user_CNO = towers.head.project(before_CNTD[:, :, 0])
         if not torch.is_grad_enabled():
             return user_CNO, user_CNO.new_zeros(())
-        logits_RV = towers.backbone.get_output_embeddings()(before_CNTD[mask_CNT])[None]
-        token_R = id_CNT[mask_CNT][None]
-        mean = losses.next_token(logits_RV, token_R, torch.ones_like(token_R))
-        return user_CNO, mean * token_R.numel()
+        project, parts = towers.backbone.get_output_embeddings(), []
+        for before_RD, token_R in zip(before_CNTD[mask_CNT].split(LOGITS), id_CNT[mask_CNT].split(LOGITS), strict=True):
+            mean = losses.next_token(project(before_RD)[None], token_R[None], torch.ones_like(token_R)[None])
+            parts.append(mean * len(token_R))
+        return user_CNO, torch.stack(parts).sum()
 
     def _gather(self, drawn: PairBatch, chunks: list[Chunk], read: list[Tensor]) -> Gathered:
         """Put the batch together: every rank fills in the rows of its own users, and the sum over ranks is all."""

@@ -98,7 +98,7 @@ class Pretraining:
         # what align has learned is not to be shaken off by the first steps of an open backbone
         peak = settings.lr * (OPEN_LR if self.phases["align"] and phase == "open" else 1)
         masters = Masters(self.towers)
-        optimiser = torch.optim.AdamW(masters.parameters, lr=peak, weight_decay=WEIGHT_DECAY)
+        optimiser = torch.optim.AdamW(masters.parameters, lr=peak, weight_decay=WEIGHT_DECAY, fused=True)
         if first:
             self.checkpoints.load(self.towers, optimiser)
             masters.publish()
