@@ -40,9 +40,9 @@ WALLET: dict[str, Any] = {"users": 10_000, "seed": 11}
 """The wallet that is simulated where a run folder holds no logs: another world's users than any demo's."""
 SPLITS = {"users.validation": 0.3, "users.test": 0.1}
 """Its users: many to judge by, and few that are not looked at."""
-ALIGNED = {"training.pretrain.align_steps": 300, "training.pretrain.steps": 0}
+ALIGNED = {"training.pretrain.align_steps": 200, "training.pretrain.steps": 0}
 """What UserU's parts are compared by: minutes a lever, and the phase that carries the result (decision 0003)."""
-OPENED = {"training.pretrain.align_steps": 300, "training.pretrain.steps": 120}
+OPENED = {"training.pretrain.align_steps": 200, "training.pretrain.steps": 80}
 """What the levers of the open phase are compared by: they go on from one and the same end of the align phase."""
 OPEN_ONLY = {f"training.pretrain.{key}" for key in ("steps", "mask", "mask_after", "ntp")} | {"model.prefix_attention"}
 """Settings that the align phase does not see."""
