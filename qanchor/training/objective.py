@@ -169,7 +169,8 @@ class Objective:
         if not torch.is_grad_enabled():
             return user_CNO, user_CNO.new_zeros(())
         project, parts = towers.backbone.get_output_embeddings(), []
-        for before_RD, token_R in zip(before_CNTD[mask_CNT].split(LOGITS), id_CNT[mask_CNT].split(LOGITS), strict=True):
+        both = torch.split(before_CNTD[mask_CNT], LOGITS), torch.split(id_CNT[mask_CNT], LOGITS)
+        for before_RD, token_R in zip(*both, strict=True):
             mean = losses.next_token(project(before_RD)[None], token_R[None], torch.ones_like(token_R)[None])
             parts.append(mean * len(token_R))
         return user_CNO, torch.stack(parts).sum()
