@@ -169,8 +169,8 @@ class Objective:
         if not torch.is_grad_enabled():
             return user_CNO, user_CNO.new_zeros(())
         project, parts = towers.backbone.get_output_embeddings(), []
-        before_AD, token_A = before_CNTD[mask_CNT], id_CNT[mask_CNT]
-        for before_RD, token_R in zip(torch.split(before_AD, LOGITS), torch.split(token_A, LOGITS), strict=True):
+        both = torch.split(before_CNTD[mask_CNT], LOGITS), torch.split(id_CNT[mask_CNT], LOGITS)
+        for before_RD, token_R in zip(*both, strict=True):
             mean = losses.next_token(project(before_RD)[None], token_R[None], torch.ones_like(token_R)[None])
             parts.append(mean * len(token_R))
         return user_CNO, torch.stack(parts).sum()
