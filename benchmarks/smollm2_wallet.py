@@ -36,8 +36,8 @@ CHUNK = 3_000
 """Tokens of a pass: a batch at once would take 10 GB."""
 STARTS: dict[str, tuple[dict[str, Any], int]] = {
     "whole, LoRA": ({}, 60),
-    "first 6, LoRA": ({"first_layers": 6}, 150),
-    "first 6, trained whole": ({"first_layers": 6, "lora": None}, 150),
+    "first 6, LoRA": ({"first_layers": 6}, 100),
+    "first 6, trained whole": ({"first_layers": 6, "lora": None}, 100),
 }
 """Name -> what of the recipe's model differs, and steps: a quarter to half an hour each on two cores of their own."""
 
