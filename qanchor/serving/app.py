@@ -6,6 +6,7 @@ import asyncio
 import base64
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -154,7 +155,12 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
             raise
 
     async def found(
-        request: Request, world: World, user_ids: Sequence[str], names: Sequence[str], queries: Sequence[str], moment: int | None
+        request: Request,
+        world: World,
+        user_ids: Sequence[str],
+        names: Sequence[str],
+        queries: Sequence[str],
+        moment: int | None,
     ) -> tuple[list[Found | str], bool]:
         """Each user's embeddings or why there are none, in order; and whether all came from the store."""
         suffixes = [service.suffix(world, name) for name in names] + [Suffix(query) for query in queries]
@@ -204,7 +210,12 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
         ]
         dimensions = world.reader.model.towers.dim
         return Json(
-            {"model": world.fingerprint, "dimensions": dimensions, "data": data, "errors": _failed(asked.user_ids, results)}
+            {
+                "model": world.fingerprint,
+                "dimensions": dimensions,
+                "data": data,
+                "errors": _failed(asked.user_ids, results),
+            }
         )
 
     @app.post("/v1/score", tags=["embeddings"], response_model=m.ScoreReply, name="score")
@@ -234,7 +245,7 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
 
     @app.post("/v1/search", tags=["embeddings"], response_model=m.SearchReply, name="search")
     async def search(asked: m.SearchRequest, who: Who) -> Response:
-        """The users whose embeddings for a scenario, as of the last refresh, lie nearest to a statement or to a user."""
+        """The users whose embeddings of the last refresh for a scenario lie nearest to a statement, or to a user."""
         await allowed(who, "search", [asked.scenario], asked.k, 10)
         world = service.world
         service.suffix(world, asked.scenario)
@@ -272,14 +283,13 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
     async def timeline(
         user_id: Annotated[m.UserId, Path()],
         who: Who,
-        as_of: str = "refresh",
+        as_of: m.Moment = "refresh",
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     ) -> Response:
         """A user's events in the window, newest first; `as_of` is `refresh`, `now` or a moment. Needs `admin`."""
         await allowed(who, "admin", (), 1, 1)
-        moment = moment_of(m.Users(user_ids=[user_id], as_of=as_of).as_of)  # type: ignore[arg-type]
         try:
-            at, events = await service.timeline(user_id, moment, limit)
+            at, events = await service.timeline(user_id, moment_of(as_of), limit)
         except DataError as error:
             raise HTTPException(404, str(error)) from None
         await door.wrote(who, "timeline", (), 1, "ok")
@@ -372,7 +382,9 @@ def _failed(user_ids: Sequence[str], results: Sequence[Found | str]) -> list[dic
     ]
 
 
-def _arrow(user_ids: Sequence[str], labels: Sequence[dict[str, str]], results: Sequence[Found | str], world: World) -> bytes:
+def _arrow(
+    user_ids: Sequence[str], labels: Sequence[dict[str, str]], results: Sequence[Found | str], world: World
+) -> bytes:
     """An IPC stream: a row for each user and question, and one for each user who failed."""
     users: list[str] = []
     questions: list[str | None] = []
@@ -406,13 +418,16 @@ def _arrow(user_ids: Sequence[str], labels: Sequence[dict[str, str]], results: S
 
 async def _unless_gone(request: Request, futures: Sequence[asyncio.Future[T]]) -> list[T]:
     """The futures' results; when the client hangs up, they are cancelled, so that nothing is computed for nobody."""
+
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    results, leaving = asyncio.gather(*futures), asyncio.create_task(gone())
+    results = asyncio.ensure_future(asyncio.gather(*futures))
+    leaving: asyncio.Future[Any] = asyncio.ensure_future(gone())
+    either: list[asyncio.Future[Any]] = [results, leaving]
     try:
-        await asyncio.wait({results, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not results.done():
             results.cancel()
             raise HTTPException(GONE, "the client is gone")
@@ -478,20 +493,21 @@ class Guard:
             if declared.isdigit() and int(declared) > LARGEST_BODY:
                 raise _TooLarge
             await self.app(scope, receiving, sending)
-        except _TooLarge:
-            reply = Json({"error": f"more than {LARGEST_BODY} bytes: send fewer at a time", "where": []}, 413)
-            await _finish(reply, status, scope, receive, sending)
+        except _TooLarge as error:
+            await _finish(Json({"error": error.detail, "where": []}, 413), status, scope, receive, sending)
         except Exception as error:
-            # no message of it: it may quote the request
-            log.error("%s %s: %s", scope["method"], _route(scope), type(error).__name__, exc_info=_where(error))
+            # where, but no message: it may quote the request
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            log.error("%s %s: %s\n%s", scope["method"], _route(scope), type(error).__name__, trace)
             await _finish(Json({"error": "internal error", "where": []}, 500), status, scope, receive, sending)
         route = _route(scope)
         self.metrics.requests.labels(route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
 
-class _TooLarge(Exception):  # noqa: N818
-    pass
+class _TooLarge(HTTPException):
+    def __init__(self) -> None:
+        super().__init__(413, f"more than {LARGEST_BODY} bytes: send fewer at a time")
 
 
 def _route(scope: Scope) -> str:
@@ -499,10 +515,8 @@ def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "other")
 
 
-def _where(error: Exception) -> tuple[type[Exception], Exception, Any]:
-    return type(error), type(error)("not shown"), error.__traceback__
-
-
-async def _finish(reply: Response, status: int, scope: Scope, receive: Receive, send: Callable[[Message], Awaitable[None]]) -> None:
+async def _finish(
+    reply: Response, status: int, scope: Scope, receive: Receive, send: Callable[[Message], Awaitable[None]]
+) -> None:
     if not status:
         await reply(scope, receive, send)

@@ -1,7 +1,8 @@
-"""Appended events as log files that the config's own sources read: `bill/*.parquet` gets `bill/inbox-2026-01-31T15.parquet`.
+"""Appended events as log files that the config's own sources read.
 
-One file a source and hour of arrival, replaced as a whole while that hour lasts, so that ingesting it twice changes
-nothing. A row was verbalised by the same source when it came, so that a refresh reads what was visible before it.
+`bill/*.parquet` gets `bill/inbox-2026-01-31T15.parquet`: one file a source and hour of arrival, replaced as a whole
+while that hour lasts, so that ingesting it twice changes nothing. A row was verbalised by the same source when it came,
+so that a refresh reads what was visible before it.
 """
 
 from __future__ import annotations
@@ -133,4 +134,3 @@ def _file(rows: list[dict[str, object]], name: str) -> bytes:
     else:
         frame.write_ndjson(buffer)
     return buffer.getvalue()
-

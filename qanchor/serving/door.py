@@ -14,9 +14,7 @@ from qanchor.serving.principal import ANY, SCENARIO_VERBS, VERBS, Principal
 from qanchor.serving.tokens import Tokens
 
 log = logging.getLogger("qanchor.serving")
-EVERYBODY = Principal(
-    "nobody-asked", frozenset(f"{verb}:{ANY}" if verb in SCENARIO_VERBS else verb for verb in VERBS)
-)
+EVERYBODY = Principal("nobody-asked", frozenset(f"{verb}:{ANY}" if verb in SCENARIO_VERBS else verb for verb in VERBS))
 """Who asks where no key is asked for (`--no-auth`)."""
 
 

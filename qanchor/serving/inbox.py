@@ -146,7 +146,10 @@ class Appended:
             (user_id, start, end),
         ).fetchall()
         events = np.array(
-            [(time, modality, _unsigned(text), np.nan if value is None else value) for time, modality, text, value in rows],
+            [
+                (time, modality, _unsigned(text), np.nan if value is None else value)
+                for time, modality, text, value in rows
+            ],
             EVENT,
         )
         return events[np.lexsort((events["value"], events["text"], events["modality"], events["time"]))]
@@ -155,7 +158,9 @@ class Appended:
         """Of those texts that were appended."""
         found = {}
         for id in ids:
-            row = self._db.execute("SELECT modality, category, words FROM word WHERE text = ?", (_signed(id),)).fetchone()
+            row = self._db.execute(
+                "SELECT modality, category, words FROM word WHERE text = ?", (_signed(id),)
+            ).fetchone()
             if row:
                 found[id] = row
         return found

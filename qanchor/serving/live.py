@@ -60,9 +60,12 @@ class KeptProfiles:
         Both in one statement: a refresh between two of them would tear them apart.
         """
         db = self._connection(int(shard_of(pl.Series([user_id]), len(self._paths))[0]))
-        row = db and db.execute(
-            "SELECT as_of, (SELECT events FROM profile WHERE user_id = ?) FROM state", (user_id,)
-        ).fetchone()
+        row = (
+            db
+            and db.execute(
+                "SELECT as_of, (SELECT events FROM profile WHERE user_id = ?) FROM state", (user_id,)
+            ).fetchone()
+        )
         if not row:
             return None
         return day_of(dt.date.fromisoformat(row[0])) * DAY, np.frombuffer(row[1] or b"", EVENT)
@@ -81,7 +84,8 @@ def moved_to(moment: int, kept: Events, appended: Events, lookback: npt.NDArray[
     both = np.concatenate([kept, appended])
     inside = (both["time"] < moment) & (both["time"] >= moment - lookback[both["modality"]])
     both = both[inside]
-    return both[np.lexsort((both["value"], both["text"], both["modality"], both["time"]))]
+    ordered: Events = both[np.lexsort((both["value"], both["text"], both["modality"], both["time"]))]
+    return ordered
 
 
 def joined(lives: Sequence[Live], modalities: tuple[str, ...], texts: Texts) -> Profiles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +25,7 @@ Text = Annotated[str, AfterValidator(_sayable)]
 UserId = Annotated[Text, Field(min_length=1, max_length=256)]
 Name = Annotated[Text, Field(min_length=1, max_length=64)]
 Question = Annotated[Text, Field(min_length=1, max_length=1000)]
+Moment = Literal["refresh", "now"] | AwareDatetime
 
 
 class Request(BaseModel):
@@ -35,7 +36,7 @@ class Users(Request):
     """Whom, for what, as of when."""
 
     user_ids: Annotated[list[UserId], Field(min_length=1, max_length=USERS)]
-    as_of: Literal["refresh", "now"] | AwareDatetime = "refresh"
+    as_of: Moment = "refresh"
     """`refresh`: the last one. `now`, or a moment with its zone: the profile of the last refresh plus the events that
     were appended since and lie before it."""
 
@@ -62,7 +63,8 @@ class EmbedRequest(Users):
         questions = len(self.scenarios) + len(self.queries)
         if not questions:
             raise ValueError("nothing to embed for: give `scenarios` or `queries`")
-        return _bounded(self, questions)
+        _bounded(self, questions)
+        return self
 
 
 class ScoreRequest(Users):
@@ -73,13 +75,13 @@ class ScoreRequest(Users):
 
     @model_validator(mode="after")
     def _few(self) -> ScoreRequest:
-        return _bounded(self, len(self.scenarios))
+        _bounded(self, len(self.scenarios))
+        return self
 
 
-def _bounded(request: Any, questions: int) -> Any:
+def _bounded(request: Users, questions: int) -> None:
     if len(request.user_ids) * questions > PAIRS:
         raise ValueError(f"{len(request.user_ids)} users x {questions} questions, expected at most {PAIRS} pairs")
-    return request
 
 
 class Embedding(BaseModel):
@@ -136,7 +138,12 @@ class AppendRequest(Request):
                     "events": [
                         {
                             "id": "s-1",
-                            "row": {"user_id": "u17", "ts": "2025-07-01T09:30:00", "query": "hotel", "vertical": "travel"},
+                            "row": {
+                                "user_id": "u17",
+                                "ts": "2025-07-01T09:30:00",
+                                "query": "hotel",
+                                "vertical": "travel",
+                            },
                         }
                     ],
                 }

@@ -82,7 +82,9 @@ def fit_probes(project: Project) -> dict[str, Probe | str]:
         if lacking:
             found[name] = f"{lacking[0]} users with a label are all of one class"
             continue
-        found[name] = fit(name, fingerprint, (X[rows["train"]], y[rows["train"]]), (X[rows["validation"]], y[rows["validation"]]))
+        found[name] = fit(
+            name, fingerprint, (X[rows["train"]], y[rows["train"]]), (X[rows["validation"]], y[rows["validation"]])
+        )
     for name, probe in found.items():
         if isinstance(probe, Probe):
             probe.save(project.out / "probes" / f"{name}.safetensors")

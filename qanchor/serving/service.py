@@ -88,7 +88,7 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.inbox.close)
-        await self._on_thread(delivery.deliver, self.config, self._appended)
+        await self.deliver()
         await self._on_thread(self._appended.close)
         await self.batcher.close()
 
@@ -157,7 +157,9 @@ class Service:
         events = moved_to(want.moment, events, self._appended.since(user_id, as_of, want.moment), world.lookback)
         return Live(user_id, want.moment, events) if len(events) else "no events in the window"
 
-    async def timeline(self, user_id: str, moment: int | None, limit: int) -> tuple[int, list[tuple[int, str, str, float]]]:
+    async def timeline(
+        self, user_id: str, moment: int | None, limit: int
+    ) -> tuple[int, list[tuple[int, str, str, float]]]:
         """(time, modality, text, value) of a user, newest first. Raises DataError: nothing is known."""
         return await self._on_thread(self._timeline, Want(self.world, user_id, moment, ()), limit)
 
@@ -198,7 +200,8 @@ class Service:
             for each in found
         ]
         arrivals = [each for each in found if not isinstance(each, str)]
-        done = iter(await asyncio.wrap_future(self.inbox.append(arrivals)) if arrivals else [])
+        new = await asyncio.wrap_future(self.inbox.append(arrivals)) if arrivals else []
+        done = iter(new)
         return [each if isinstance(each, str) else next(done) for each in found]
 
     async def forget(self, user_id: str) -> list[Trace]:
@@ -212,7 +215,7 @@ class Service:
             traces = await asyncio.to_thread(forget, self.daily, [user_id])
             self.world.forgotten.add([user_id])
             number = await self._on_thread(self._appended.forget, [user_id])
-            await self._on_thread(delivery.deliver, self.config, self._appended)
+            await self.deliver()
             await self._reload()
             await self._on_thread(self.world.reader.warm.forget, user_id)
         return [*traces, Trace("appended events", number, 0)]
@@ -238,16 +241,22 @@ class Service:
                 if as_of := self.world.shelf.as_of:
                     moment, arrived = _midnight(as_of), int(time.time()) - REMEMBERED
                     await self._on_thread(self._appended.drop_before, moment, arrived)
-                log.info("answering from the refresh as of %s, model %s", self.world.shelf.as_of, self.world.fingerprint)
+                log.info(
+                    "answering from the refresh as of %s, model %s", self.world.shelf.as_of, self.world.fingerprint
+                )
             except Exception as error:  # half-written files, a model without a refresh: the old world goes on
                 self.stale = str(error) if isinstance(error, QAnchorError) else type(error).__name__
                 log.warning("something new cannot be taken up yet: %s", self.stale)
+
+    async def deliver(self) -> None:
+        """Appended events into log files, now."""
+        await self._on_thread(delivery.deliver, self.config, self._appended)
 
     async def _deliver(self) -> None:
         while True:
             await asyncio.sleep(DELIVER)
             try:
-                await self._on_thread(delivery.deliver, self.config, self._appended)
+                await self.deliver()
             except Exception as error:
                 log.error("appended events cannot be written as log files: %s", type(error).__name__)
 
@@ -269,4 +278,3 @@ def _midnight(day: dt.date) -> int:
 
 def iso(moment: int) -> str:
     return dt.datetime.fromtimestamp(moment, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-

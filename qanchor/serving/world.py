@@ -1,4 +1,4 @@
-"""What the service answers from: one model, one refresh, the scenarios; exchanged as a whole when something new is there.
+"""What the service answers from: a model, a refresh, scenarios; exchanged as a whole when something new is there.
 
 A refresh replaces files while the service runs. It is taken up once it is whole: every scenario of the config, every
 shard, by the model that lies beside it. Until then the old one is answered from, the old model included.
@@ -181,5 +181,3 @@ class Scenarios:
         if name in self._config and name in model.prompts:
             return Suffix(model.prompts[name].query, name)
         return Suffix(self.queries()[name])
-
-
