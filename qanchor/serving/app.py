@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import math
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -442,7 +443,7 @@ def _errors(app: FastAPI) -> None:
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
         if isinstance(error, BusyError):
-            headers["Retry-After"] = str(max(1, round(error.retry_after + 0.5)))
+            headers["Retry-After"] = str(math.ceil(error.retry_after))
         return Json({"error": str(error), "where": []}, status, headers)
 
     @app.exception_handler(RequestValidationError)
