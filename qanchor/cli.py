@@ -15,7 +15,7 @@ from rich.console import Console
 
 from qanchor import __version__
 from qanchor.errors import ConfigError, QAnchorError
-from qanchor.serving.commands import audit_app, keys_app, vault_app
+from qanchor.serving.commands import AUDIT, KEYS, audit_app, keys_app, vault_app
 
 app = typer.Typer(
     help="One user model for all scenarios: event logs in, query-anchored user embeddings out.",
@@ -245,6 +245,40 @@ def evaluate(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None,
 def version() -> None:
     """Print the version."""
     print(__version__)
+
+
+@app.command()
+def probes(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
+    """Fit a probe for every scenario on an evaluated run's labels: what `/v1/score` answers by."""
+    from qanchor.serving.probes import Probe, fit_probes
+
+    project = _project(config, out, as_json)
+    found = fit_probes(project)
+    for name, probe in () if as_json else found.items():
+        print(f"{name}: {f'validation AUC {probe.auc:.3f}' if isinstance(probe, Probe) else f'none, {probe}'}")
+    if as_json:
+        print(json.dumps({name: probe.auc if isinstance(probe, Probe) else None for name, probe in found.items()}))
+
+
+@app.command()
+def serve(
+    config: ConfigOption = Path("qanchor.yaml"),
+    out: OutOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8000,
+    keys: Annotated[Path, typer.Option(help="The file of the API keys' hashes.")] = KEYS,
+    audit: Annotated[Path, typer.Option(help="The audit log's folder.")] = AUDIT,
+    issuer: Annotated[str | None, typer.Option(help="Tokens (OpenID Connect): who issues them,")] = None,
+    audience: Annotated[str, typer.Option(help="for whom,")] = "qanchor",
+    jwks: Annotated[str | None, typer.Option(help="and where the issuer's keys are: an https URL or a file.")] = None,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no key; on a loopback address only.")] = False,
+    rate: Annotated[float, typer.Option(min=0.1, help="Users x questions a second that one key may ask for.")] = 20_000,
+    warm_mb: Annotated[int, typer.Option(min=1, help="Memory for prefixes of users who were asked for lately.")] = 512,
+) -> None:
+    """Serve the last refresh, and what came since, over HTTP."""
+    from qanchor.serving.serve import serve as run
+
+    run(_daily(config, out, False), host, port, keys, audit, issuer, audience, jwks, no_auth, rate, warm_mb)
 
 
 app.add_typer(keys_app, name="keys")

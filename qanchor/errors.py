@@ -11,6 +11,8 @@ QAnchorError
 ├── AccessError          who may do what
 │   ├── CredentialError  no API key or token, or one that is not good, or no longer
 │   └── ScopeError       a good one that does not reach so far
+├── BusyError            the service cannot do it now, but will be able to in `retry_after` seconds
+│   └── LimitError       one key asked more than it may
 ├── ModelError           a checkpoint or model that does not fit what is asked of it
 └── TrainingError        a run that cannot go on (NaN, nothing to learn from)
 
@@ -59,6 +61,16 @@ class CredentialError(AccessError):
 
 
 class ScopeError(AccessError):
+    pass
+
+
+class BusyError(QAnchorError):
+    def __init__(self, reason: str, retry_after: float) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class LimitError(BusyError):
     pass
 
 

@@ -186,7 +186,7 @@ def _jsonl(path: Place, columns: list[str]) -> Iterator[Batch]:
             if first:
                 _check_columns(columns, list(dict.fromkeys(key for item in objects for key in item)))
                 first = False
-            rows = pl.DataFrame([_series(name, [item.get(name) for item in objects]) for name in columns])
+            rows = pl.DataFrame([series(name, [item.get(name) for item in objects]) for name in columns])
             yield Batch(rows, np.array(numbers, np.int64), broken)
 
 
@@ -210,7 +210,7 @@ def _objects(lines: list[tuple[int, str]]) -> tuple[list[dict[str, Any]], list[i
     return objects, numbers, broken
 
 
-def _series(name: str, values: list[Any]) -> pl.Series:
+def series(name: str, values: list[Any]) -> pl.Series:
     """A typed column; what JSON mixes (numbers with words, objects) becomes text."""
     types = {type(value) for value in values} - {type(None)}
     if types <= {int} and all(value is None or abs(value) < 2**63 for value in values):

@@ -1,0 +1,132 @@
+"""One user as of a moment: the profile of the last refresh, and the events that were appended since.
+
+Shapes: E events of one user.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from qanchor.errors import DataError
+from qanchor.events.partitions import day_of
+from qanchor.events.profile_store import EVENT, shard_path
+from qanchor.events.profiles import DAY, Profiles, Texts
+from qanchor.events.shards import shard_of
+from qanchor.model.batch import IDLE_DAYS
+
+Events = npt.NDArray[np.void]
+"""[E] of dtype EVENT."""
+Word = tuple[str, str, str]
+"""modality, category, text."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What the model reads of one user."""
+
+    user_id: str
+    as_of: int
+    """Seconds; every event lies before it (D3)."""
+    events: Events
+    """In canonical order."""
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """Changes when the prefix does, and only then (D4): with the events, or the idle bucket."""
+        idle = (self.as_of - int(self.events["time"][-1])) / DAY
+        bucket = int(np.searchsorted(IDLE_DAYS, idle, side="right"))
+        return self.user_id, hashlib.blake2b(self.events.tobytes() + bytes([bucket]), digest_size=16).digest()
+
+
+class KeptProfiles:
+    """Point reads of what `refresh` keeps (events/profile_store.py). For one thread."""
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self._paths = [shard_path(folder, shard) for shard in range(shards)]
+        self._open: dict[int, sqlite3.Connection] = {}
+
+    def get(self, user_id: str) -> tuple[int, Events] | None:
+        """as_of of the last refresh of the user's shard in seconds, and the events; None before the first one.
+
+        Both in one statement: a refresh between two of them would tear them apart.
+        """
+        db = self._connection(int(shard_of(pl.Series([user_id]), len(self._paths))[0]))
+        row = (
+            db
+            and db.execute(
+                "SELECT as_of, (SELECT events FROM profile WHERE user_id = ?) FROM state", (user_id,)
+            ).fetchone()
+        )
+        if not row:
+            return None
+        return day_of(dt.date.fromisoformat(row[0])) * DAY, np.frombuffer(row[1] or b"", EVENT)
+
+    def _connection(self, shard: int) -> sqlite3.Connection | None:
+        if shard not in self._open:
+            if not self._paths[shard].exists():
+                return None
+            self._open[shard] = sqlite3.connect(self._paths[shard], isolation_level=None)
+            self._open[shard].execute("PRAGMA query_only = ON")
+        return self._open[shard]
+
+
+def moved_to(moment: int, kept: Events, appended: Events, lookback: npt.NDArray[np.int64]) -> Events:
+    """Events of the windows that end at `moment`: [M] `lookback` seconds by modality; canonical order."""
+    both = np.concatenate([kept, appended])
+    inside = (both["time"] < moment) & (both["time"] >= moment - lookback[both["modality"]])
+    both = both[inside]
+    ordered: Events = both[np.lexsort((both["value"], both["text"], both["modality"], both["time"]))]
+    return ordered
+
+
+def joined(lives: Sequence[Live], modalities: tuple[str, ...], texts: Texts) -> Profiles:
+    """Users as one `Profiles`; all their texts must be in `texts`."""
+    events = np.concatenate([live.events for live in lives])
+    return Profiles(
+        np.array([live.user_id for live in lives], object),
+        np.array([live.as_of for live in lives], np.int64),
+        np.concatenate([[0], np.cumsum([len(live.events) for live in lives])]).astype(np.int64),
+        events["time"].astype(np.int64),
+        events["modality"].astype(np.uint8),
+        np.searchsorted(texts.ids, events["text"]).astype(np.int32),
+        events["value"].astype(np.float32),
+        modalities,
+        texts,
+    )
+
+
+def unknown(live: Live, texts: Texts) -> npt.NDArray[np.uint64]:
+    """Ids of the user's texts that a table has not."""
+    ids = np.unique(live.events["text"])
+    place = np.searchsorted(texts.ids, ids)
+    known = place < len(texts)
+    known[known] = texts.ids[place[known]] == ids[known]
+    return ids[~known]
+
+
+def table_of(lives: Iterable[Live], texts: Texts, words: Mapping[int, Word]) -> Texts:
+    """A small table of these users' texts only, from the store's and from what `words` adds by id.
+
+    Raises:
+        DataError: a text that neither has.
+    """
+    ids = np.unique(np.concatenate([live.events["text"] for live in lives]))
+    place = np.searchsorted(texts.ids, ids)
+    rows: list[Word] = []
+    for id, at in zip(ids.tolist(), place.tolist(), strict=True):
+        if at < len(texts) and int(texts.ids[at]) == id:
+            rows.append((texts.modality[at], texts.category[at], texts.text[at]))
+        elif id in words:
+            rows.append(words[id])
+        else:
+            raise DataError("a text of this user is not in the store's table: ask again once the refresh is done")
+    return Texts(ids, *(list(column) for column in zip(*rows, strict=True)))

@@ -1,0 +1,164 @@
+"""The model as the service asks it: users' prefixes from memory or read now, any suffixes over them (D7).
+
+Shapes: B users of a pass, G suffixes of each, K prompt vectors, D width, O = 128.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qanchor.errors import DataError, QAnchorError
+from qanchor.events.profiles import Texts
+from qanchor.inference.engine import BATCH_TOKENS, QAnchor
+from qanchor.model import persistence
+from qanchor.model.batch import collate
+from qanchor.serving import warm
+from qanchor.serving.live import Live, Word, joined, table_of, unknown
+from qanchor.serving.warm import State, Warm
+from qanchor.training.pretrain import autocast
+
+Floats = npt.NDArray[np.float32]
+QUERY_SETS = 256
+"""Sets of questions whose tokens are kept."""
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """A question behind the prefix: a tuned scenario goes by its soft prompt, any other by the shared one."""
+
+    query: str
+    tuned: str | None = None
+    """The scenario's name."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One user, and the questions about it."""
+
+    live: Live
+    suffixes: tuple[Suffix, ...]
+
+
+class Reader:
+    """One model over one text table. For one thread: the model's."""
+
+    def __init__(self, model: QAnchor, texts: Texts, warm_bytes: int) -> None:
+        self.model, self.texts = model, texts
+        self.indexed = model.towers.text_encoder.index(texts.described)
+        self.warm = Warm(warm_bytes)
+        self.hits = self.misses = 0
+        self._kept = persistence.kept_events(model.towers)
+        self._tokens = lru_cache(QUERY_SETS)(lambda queries: model.towers.tokens(queries, "left"))
+
+    def embed(self, asks: Sequence[Ask], words: Mapping[int, Word]) -> list[Floats | str]:
+        """For each of `asks` [G, O] unit-length embeddings, or why there are none.
+
+        A user whom the model cannot read fails alone: halves of a batch that fails are tried until it is by itself.
+
+        Args:
+            words: texts that the store's table has not, by their ids.
+        """
+        try:
+            found = self._embed(asks, words)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # the machine's fault, not a user's
+        except Exception as error:
+            if len(asks) == 1:
+                return [str(error) if isinstance(error, QAnchorError) else "the model cannot read this user"]
+            half = len(asks) // 2
+            return self.embed(asks[:half], words) + self.embed(asks[half:], words)
+        odd = "its embedding is not a finite number: look at the values of its events"
+        return [each if np.isfinite(each).all() else odd for each in found]
+
+    def answer(self, sentence: str) -> Floats:
+        """[O] of a statement, by the semantic tower: what users of whom it is true lie near to."""
+        towers = self.model.towers
+        with torch.inference_mode(), autocast(towers):
+            rows = torch.zeros(1, 1, dtype=torch.long, device=towers.device)
+            projection_11O = towers.answer(towers.tokens([sentence], "right"), rows)
+            centred_O = F.normalize(towers.head.answer(projection_11O), dim=-1)[0, 0]
+            vector_O: Floats = centred_O.float().cpu().numpy()
+        return vector_O
+
+    def _embed(self, asks: Sequence[Ask], words: Mapping[int, Word]) -> list[Floats]:
+        states = self._states([ask.live for ask in asks], words)
+        found: list[Floats] = [np.empty(0, np.float32)] * len(asks)
+        by_count: defaultdict[int, list[int]] = defaultdict(list)
+        for n, ask in enumerate(asks):
+            by_count[len(ask.suffixes)].append(n)
+        with torch.inference_mode(), autocast(self.model.towers):
+            for rows in by_count.values():
+                for part in self._parts(rows, asks, states):
+                    embedding_BGO = self._suffixes([asks[n].suffixes for n in part], [states[n] for n in part])
+                    for n, embedding_GO in zip(part, embedding_BGO.float().cpu().numpy(), strict=True):
+                        found[n] = embedding_GO
+        return found
+
+    def _states(self, lives: Sequence[Live], words: Mapping[int, Word]) -> list[State]:
+        keys = [live.key for live in lives]
+        found = {key: state for key in keys if (state := self.warm.get(key))}
+        cold = {key: live for key, live in zip(keys, lives, strict=True) if key not in found}
+        self.hits += len(lives) - len(cold)
+        self.misses += len(cold)
+        known = [key for key, live in cold.items() if not len(unknown(live, self.texts))]
+        for own, group in ((False, known), (True, [key for key in cold if key not in set(known)])):
+            if group:
+                found |= self._read({key: cold[key] for key in group}, words if own else None)
+        return [found[key] for key in keys]
+
+    def _read(self, lives: Mapping[warm.Key, Live], words: Mapping[int, Word] | None) -> dict[warm.Key, State]:
+        """Prefixes with keys and values; with `words`, over a small table of these users' texts."""
+        towers, users = self.model.towers, list(lives.values())
+        texts = self.texts if words is None else table_of(users, self.texts, words)
+        indexed = self.indexed if words is None else towers.text_encoder.index(texts.described)
+        profiles = joined(users, towers.modalities, texts)
+        with torch.inference_mode(), autocast(towers):
+            prefix = towers.prefix(collate(profiles, np.arange(len(users)), self._kept), indexed)
+            states = list(warm.split(prefix, towers.keys_values(prefix)))
+        for key, state in zip(lives, states, strict=True):
+            self.warm.put(key, state)
+        return dict(zip(lives, states, strict=True))
+
+    def _parts(self, rows: Sequence[int], asks: Sequence[Ask], states: Sequence[State]) -> list[list[int]]:
+        """Users of like length together, each part within the token budget."""
+        order = sorted(rows, key=lambda n: -len(states[n].tensors[0]))
+        width = 40 * len(asks[rows[0]].suffixes)
+        parts: list[list[int]] = []
+        while order:
+            size = max(1, BATCH_TOKENS // (len(states[order[0]].tensors[0]) + width))
+            parts.append(order[:size])
+            order = order[size:]
+        return parts
+
+    def _suffixes(self, suffixes: Sequence[tuple[Suffix, ...]], states: Sequence[State]) -> Tensor:
+        """[B, G, O]."""
+        towers = self.model.towers
+        distinct = list(dict.fromkeys(suffix for own in suffixes for suffix in own))
+        queries = list(dict.fromkeys(suffix.query for suffix in distinct))
+        tokens: Any = self._tokens(tuple(queries))
+        prompt_RKD = torch.stack([self._prompt(suffix) for suffix in distinct])
+        place = {suffix: row for row, suffix in enumerate(distinct)}
+        row_BG = torch.tensor([[place[suffix] for suffix in own] for own in suffixes], device=towers.device)
+        query_R = torch.tensor([queries.index(suffix.query) for suffix in distinct], device=towers.device)
+        alike = len(set(suffixes)) == 1
+        prompt_BGKD = prompt_RKD[row_BG[:1] if alike else row_BG]
+        prefix, layers = warm.batch(states)
+        return towers.anchor(prefix, tokens, query_R[row_BG], prompt_BGKD, layers)
+
+    def _prompt(self, suffix: Suffix) -> Tensor:
+        """[K, D]."""
+        if suffix.tuned is None:
+            return self.model.towers.prompt.detach()
+        if suffix.tuned not in self.model.prompts:
+            raise DataError(f"the model has no soft prompt for {suffix.tuned!r}: tune it, or ask its query instead")
+        return self.model.prompts[suffix.tuned].prompt_KD.to(self.model.towers.device)

@@ -1,0 +1,159 @@
+"""What lasts through kills, new models, refreshes, and what does not last: users who are to be forgotten."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from service_world import DAY, FREE, START, embedded, log, look, refreshed, save_model, serving, vectors
+
+from qanchor.serving import delivery
+from qanchor.serving.inbox import Appended
+from qanchor.serving.probes import fit, load_probes
+
+APPENDER = Path(__file__).parent / "appender.py"
+
+
+def event(id: str, user: str = "u1", second: int = 13 * DAY, word: str = "hotel"):
+    return {"id": id, "row": {"user": user, "time": START + second, "word": word, "value": 1.0}}
+
+
+def append(client, *events):
+    return client.post("/v1/events", json={"source": "bill", "events": list(events)})
+
+
+def test_killed_while_appending_every_acknowledged_event_is_there_once(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run(
+        [sys.executable, APPENDER, tmp_path / "inbox.sqlite"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert said.returncode == 0, said.stderr
+    acknowledged = said.stdout.split()
+    appended = Appended(tmp_path / "inbox.sqlite")
+    db = appended._db
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    there = [id for (id,) in db.execute("SELECT id FROM arrival")]
+    assert len(there) == len(set(there))
+    assert set(acknowledged) <= set(there)
+    assert len(acknowledged) > 20
+    torn = "SELECT count(*) FROM arrival WHERE n NOT IN (SELECT arrival FROM said)"
+    assert db.execute(torn).fetchone() == (0,)
+    assert db.execute("SELECT count(*) FROM said").fetchone() == (len(there),)
+    appended.close()
+
+
+def test_a_refresh_and_a_model_are_taken_up_without_a_failed_request(tmp_path):
+    project = refreshed(tmp_path / "world")
+    with serving(project, tmp_path) as client:
+        old = client.service.world
+        asked = {"user_ids": ["u0", "u1"], "scenarios": ["coffee"]}
+        free = {"user_ids": ["u0"], "queries": [FREE]}
+        statuses, done = [], threading.Event()
+
+        def ask():
+            while not done.is_set():
+                for body in (asked, free):
+                    reply = client.post("/v1/embed", json=body)
+                    statuses.append(reply.status_code)
+                    assert not reply.json()["errors"]
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        append(client, event("e", second=12 * DAY + 60))
+        client.portal.call(client.service.deliver)
+        log(tmp_path / "world", "later", [("u0", 12 * DAY + 5, "mini", "metro", None)])
+        project.refresh(None)
+        look(client)
+        assert str(client.service.world.shelf.as_of) == "2025-03-14"
+        expected = embedded(project, ["u0", "u1"], START + 13 * DAY, ["coffee"])
+        np.testing.assert_allclose(vectors(client.post("/v1/embed", json=asked))[:, None], expected, atol=0.02)
+
+        save_model(tmp_path / "world" / "run" / "model", seed=1)  # a model that has not refreshed yet
+        look(client)
+        assert client.service.world.fingerprint == old.fingerprint
+        assert "has not refreshed" in client.get("/v1/status").json()["stale"]
+        project.refresh(None)
+        look(client)
+        new = client.service.world
+        assert new.fingerprint != old.fingerprint
+        expected = embedded(project, ["u0", "u1"], START + 13 * DAY, ["coffee"])
+        np.testing.assert_allclose(vectors(client.post("/v1/embed", json=asked))[:, None], expected, atol=0.02)
+        done.set()
+        asking.join()
+        assert set(statuses) == {200}
+        assert len(statuses) > 5
+
+
+def test_what_a_refresh_has_read_counts_once_as_of_now(tmp_path):
+    project = refreshed(tmp_path / "world")
+    with serving(project, tmp_path) as client:
+        append(client, event("e", second=12 * DAY + 60))
+        asked = {"user_ids": ["u1"], "scenarios": ["coffee"], "as_of": "2025-03-14T00:00:00Z"}
+        before = vectors(client.post("/v1/embed", json=asked))
+        client.portal.call(client.service.deliver)
+        project.refresh(None)
+        look(client)
+        np.testing.assert_allclose(vectors(client.post("/v1/embed", json=asked)), before, atol=0.02)
+        assert append(client, event("e", second=12 * DAY + 60)).json()["duplicates"] == 1
+
+
+def test_a_forgotten_user_is_nowhere(tmp_path):
+    project = refreshed(tmp_path / "world")
+    with serving(project, tmp_path) as client:
+        append(client, event("e"), event("f", user="u2"))
+        client.portal.call(client.service.deliver)
+        now = {"user_ids": ["u1", "u2"], "scenarios": ["coffee"], "as_of": "2025-03-15T00:00:00Z"}
+        assert len(vectors(client.post("/v1/embed", json=now))) == 2
+        traces = {item["place"]: item for item in client.delete("/v1/users/u1").json()["data"]}
+        assert traces["appended events"] == {"place": "appended events", "before": 1, "after": 0}
+        assert {item["after"] for item in traces.values()} == {0}
+        for asked in (now, now | {"as_of": "refresh"}):
+            reply = client.post("/v1/embed", json=asked).json()
+            assert [item["user_id"] for item in reply["data"]] == ["u2"]
+        assert append(client, event("g")).json()["errors"] == [{"id": "g", "reason": "this user was forgotten"}]
+        assert b"u1" not in (client.service.folder / "inbox.sqlite").read_bytes()
+        files = list((tmp_path / "world" / "logs").glob("bill-inbox-*"))
+        assert [pl.read_parquet(file)["user"].to_list() for file in files] == [["u2"]]
+    with serving(project, tmp_path / "again") as client:
+        assert append(client, event("h")).json()["accepted"] == 0
+
+
+def test_a_restart_delivers_what_was_left(tmp_path):
+    project = refreshed(tmp_path / "world")
+    with serving(project, tmp_path) as client:
+        append(client, event("e"))
+        assert not list((tmp_path / "world" / "logs").glob("*inbox*"))
+    assert len(list((tmp_path / "world" / "logs").glob("*inbox*"))) == 1
+    appended = Appended(project.project.out / "serving" / "inbox.sqlite")
+    assert appended.due() == []
+    assert delivery.deliver(project.project.config, appended) == 0
+    appended.close()
+
+
+def test_scores_are_the_probes_on_the_embeddings(tmp_path):
+    project = refreshed(tmp_path / "world")
+    random = np.random.default_rng(0)
+    X = random.standard_normal((300, 16)).astype(np.float32)
+    y = (X[:, 0] + 0.5 * random.standard_normal(300) > 0.5).astype(np.float32)
+    with serving(project, tmp_path) as client:
+        probe = fit("coffee", client.service.world.fingerprint, (X[:200], y[:200]), (X[200:], y[200:]))
+        assert probe.auc > 0.9
+        assert probe(X[:200]).mean() == pytest.approx(y[:200].mean(), abs=0.02)
+        probe.save(tmp_path / "world" / "run" / "probes" / "coffee.safetensors")
+        assert load_probes(tmp_path / "world" / "run" / "probes", "another model") == {}
+        look(client)
+        asked = {"user_ids": ["u0", "moon"], "scenarios": ["coffee"]}
+        reply = client.post("/v1/score", json=asked).json()
+        stored = vectors(client.post("/v1/embed", json=asked))
+        assert reply["data"][0]["probability"] == pytest.approx(float(probe(stored)[0]))
+        assert [item["user_id"] for item in reply["errors"]] == ["moon"]
