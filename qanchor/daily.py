@@ -55,7 +55,7 @@ class Daily:
 
     @cached_property
     def profiles(self) -> ProfileStore:
-        """Point reads. Raises DataError before the first refresh."""
+        """Point reads of what refresh keeps."""
         return ProfileStore(self.kept, self.project.config.shards, self.project.config.modality_names)
 
     def embed(

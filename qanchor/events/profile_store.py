@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -163,40 +164,50 @@ class ProfileShard:
 
 
 class ProfileStore:
-    """Point reads over all shards of a folder, as of each shard's last refresh."""
+    """Point reads over all shards of a folder, as of each shard's last refresh. For one thread."""
 
     def __init__(self, folder: Place, shards: int, modalities: tuple[str, ...]) -> None:
-        """Of a bucket, what it holds now is read from copies.
-
-        Raises:
-            DataError: nothing has been refreshed into `folder` yet.
-        """
-        places = [shard_path(folder, shard) for shard in range(shards)]
-        if not all(place.exists() for place in places):
-            raise DataError(f"no profiles in {folder}: run `qanchor refresh` first")
+        """Of a bucket, what it holds now is read from copies, which go with this object."""
+        self._places = [shard_path(folder, shard) for shard in range(shards)]
         self._modalities = modalities
-        with contextlib.ExitStack() as copies:
-            self._open = [ProfileShard(_local(place, copies)) for place in places]
-            self._copies = copies.pop_all()
+        self._copies = contextlib.ExitStack()
+        self._open: dict[int, sqlite3.Connection] = {}
 
     def close(self) -> None:
-        for shard in self._open:
-            shard.close()
+        for connection in self._open.values():
+            connection.close()
+        self._open.clear()
         self._copies.close()
+
+    def states(self) -> dict[int, State]:
+        """Of each shard that was refreshed."""
+        rows = {shard: self._row(shard, "SELECT as_of, files FROM state") for shard in range(len(self._places))}
+        return {shard: State(dt.date.fromisoformat(row[0]), json.loads(row[1])) for shard, row in rows.items() if row}
+
+    def events(self, user_id: str) -> tuple[dt.date, npt.NDArray[np.void]] | None:
+        """as_of of the last refresh of the user's shard, and the events [E] of dtype EVENT, which may be none.
+
+        Both as of one moment, whatever refresh is at work. None before the first one.
+        """
+        shard = int(shard_of(pl.Series([user_id]), len(self._places))[0])
+        row = self._row(shard, "SELECT as_of, (SELECT events FROM profile WHERE user_id = ?) FROM state", user_id)
+        return row and (dt.date.fromisoformat(row[0]), np.frombuffer(row[1] or b"", EVENT))
 
     def get(self, user_id: str, texts: Texts) -> Profiles:
         """The user's profile, as one row of `Profiles`; `texts` is the store's table.
 
         Raises:
-            DataError: the user had no event in the window at the last refresh.
+            DataError: nothing was refreshed yet, or the user had no event in the window at the last refresh.
         """
-        shard = self._open[int(shard_of(pl.Series([user_id]), len(self._open))[0])]
-        events, state = shard.events(user_id), shard.state
-        if events is None or state is None:
+        found = self.events(user_id)
+        if found is None:
+            raise DataError(f"no profiles in {self._places[0].parent}: run `qanchor refresh` first")
+        as_of, events = found
+        if not len(events):
             raise DataError(f"user {user_id!r} has no profile: no events in the window at the last refresh")
         return Profiles(
             np.array([user_id], object),
-            np.array([day_of(state.as_of) * DAY]),
+            np.array([day_of(as_of) * DAY]),
             np.array([0, len(events)]),
             events["time"].astype(np.int64),
             events["modality"].astype(np.uint8),
@@ -205,6 +216,16 @@ class ProfileStore:
             self._modalities,
             texts,
         )
+
+    def _row(self, shard: int, query: str, *values: str) -> Any:
+        """The one row of a query, None where there is none, or no file yet."""
+        if shard not in self._open:
+            place = self._places[shard]
+            if not place.exists():
+                return None
+            self._open[shard] = sqlite3.connect(_local(place, self._copies), isolation_level=None)
+            self._open[shard].execute("PRAGMA query_only = ON")
+        return self._open[shard].execute(query, values).fetchone()
 
 
 def _local(place: Place, copies: contextlib.ExitStack) -> Path:

@@ -313,7 +313,7 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
                 "loaded": world.loaded.isoformat(timespec="seconds"),
                 "stale": service.stale,
                 "appended": await service.appended(),
-                "shards": {str(shard): day for shard, (day, _) in shards.items()},
+                "shards": {str(shard): str(state.as_of) for shard, state in shards.items()},
             }
         )
 

@@ -5,22 +5,15 @@ Shapes: E events of one user.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from qanchor.errors import DataError
-from qanchor.events.partitions import day_of
-from qanchor.events.profile_store import EVENT, shard_path
 from qanchor.events.profiles import DAY, Profiles, Texts
-from qanchor.events.shards import shard_of
 from qanchor.model.batch import IDLE_DAYS
 
 Events = npt.NDArray[np.void]
@@ -45,38 +38,6 @@ class Live:
         idle = (self.as_of - int(self.events["time"][-1])) / DAY
         bucket = int(np.searchsorted(IDLE_DAYS, idle, side="right"))
         return self.user_id, hashlib.blake2b(self.events.tobytes() + bytes([bucket]), digest_size=16).digest()
-
-
-class KeptProfiles:
-    """Point reads of what `refresh` keeps (events/profile_store.py). For one thread."""
-
-    def __init__(self, folder: Path, shards: int) -> None:
-        self._paths = [shard_path(folder, shard) for shard in range(shards)]
-        self._open: dict[int, sqlite3.Connection] = {}
-
-    def get(self, user_id: str) -> tuple[int, Events] | None:
-        """as_of of the last refresh of the user's shard in seconds, and the events; None before the first one.
-
-        Both in one statement: a refresh between two of them would tear them apart.
-        """
-        db = self._connection(int(shard_of(pl.Series([user_id]), len(self._paths))[0]))
-        row = (
-            db
-            and db.execute(
-                "SELECT as_of, (SELECT events FROM profile WHERE user_id = ?) FROM state", (user_id,)
-            ).fetchone()
-        )
-        if not row:
-            return None
-        return day_of(dt.date.fromisoformat(row[0])) * DAY, np.frombuffer(row[1] or b"", EVENT)
-
-    def _connection(self, shard: int) -> sqlite3.Connection | None:
-        if shard not in self._open:
-            if not self._paths[shard].exists():
-                return None
-            self._open[shard] = sqlite3.connect(self._paths[shard], isolation_level=None)
-            self._open[shard].execute("PRAGMA query_only = ON")
-        return self._open[shard]
 
 
 def moved_to(moment: int, kept: Events, appended: Events, lookback: npt.NDArray[np.int64]) -> Events:

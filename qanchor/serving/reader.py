@@ -135,7 +135,7 @@ class Reader:
         width = 40 * len(asks[rows[0]].suffixes)
         parts: list[list[int]] = []
         while order:
-            size = max(1, BATCH_TOKENS // (len(states[order[0]].tensors[0]) + width))
+            size = max(1, BATCH_TOKENS[self.model.towers.device.type] // (len(states[order[0]].tensors[0]) + width))
             parts.append(order[:size])
             order = order[size:]
         return parts

@@ -143,12 +143,12 @@ class Service:
     def _live(self, want: Want) -> Live | str:
         """The user at the moment that is asked for, or why there is none."""
         world, user_id = want.world, want.user_id
-        kept = world.kept.get(user_id)
+        kept = world.kept.events(user_id)
         if kept is None:
             return "nothing was refreshed yet: run `qanchor refresh`"
         if user_id in world.forgotten:
             return "no events in the window"
-        as_of, events = kept
+        as_of, events = _midnight(kept[0]), kept[1]
         if want.moment is None:
             return Live(user_id, as_of, events) if len(events) else "no events in the window at the last refresh"
         if want.moment < as_of:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from qanchor.model.body import KeysValues
 from qanchor.model.hierarchy import Prefix
-from qanchor.model.towers import KeysValues
 
 Key = tuple[str, bytes]
 """User, and a hash of all that the prefix depends on (`live.Live.key`)."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,20 +15,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from qanchor import storage
 from qanchor.daily import Daily
 from qanchor.errors import ConfigError, ModelError
 from qanchor.events import atomic
 from qanchor.events.forgotten import Forgotten
-from qanchor.events.profile_store import shard_path
+from qanchor.events.profile_store import ProfileStore, State, shard_path
 from qanchor.events.profiles import DAY
 from qanchor.events.store import EventStore
 from qanchor.inference.engine import QAnchor
 from qanchor.inference.snapshot import Snapshot
 from qanchor.model import persistence
-from qanchor.serving.live import KeptProfiles
 from qanchor.serving.probes import Probe, load_probes
 from qanchor.serving.reader import Reader, Suffix
 from qanchor.serving.shelf import EMPTY, Shelf, stamps_of
+from qanchor.storage import Place
 
 Stamp = tuple[object, ...]
 
@@ -41,7 +41,7 @@ class World:
     reader: Reader
     fingerprint: str
     shelf: Shelf
-    kept: KeptProfiles
+    kept: ProfileStore
     probes: dict[str, Probe]
     forgotten: Forgotten
     lookback: npt.NDArray[np.int64]
@@ -54,14 +54,12 @@ class World:
 def stamp(daily: Daily) -> Stamp:
     """Changes when there may be something new: model, prompts, probes, refreshed profiles, forgotten users."""
     root = daily.project.storage / "store"
-    watched = [*sorted(daily.kept.glob("*.sqlite")), *sorted((daily.project.out / "probes").glob("*"))]
-    if isinstance(root, Path):
-        watched += [root / "forgotten.json", root / "texts.parquet"]
-    return (
-        model_stamp(daily.project.out / "model"),
-        tuple((str(path), *_stat(path)) for path in watched),
-        tuple(refreshed(daily).items()),
-    )
+    watched = [root / "forgotten.json", root / "texts.parquet", *sorted((daily.project.out / "probes").glob("*"))]
+    shards = range(daily.project.config.shards)
+    profiles: Stamp = tuple(_stat(shard_path(daily.kept, shard)) for shard in shards)
+    if isinstance(daily.kept, Path):  # what a reader keeps from the file itself stands in its log
+        profiles += tuple((shard, state.as_of, *state.files.items()) for shard, state in refreshed(daily).items())
+    return model_stamp(daily.project.out / "model"), tuple((str(path), *_stat(path)) for path in watched), profiles
 
 
 def model_stamp(folder: Path) -> Stamp:
@@ -69,20 +67,13 @@ def model_stamp(folder: Path) -> Stamp:
     return tuple((str(path), *_stat(path)) for path in sorted(files) if path.is_file())
 
 
-def refreshed(daily: Daily) -> dict[int, tuple[str, str]]:
-    """Shard -> as_of of its last refresh, and the day files that it was made of."""
-    found = {}
-    for shard in range(daily.project.config.shards):
-        path = shard_path(daily.kept, shard)
-        if path.exists():
-            db = sqlite3.connect(path)
-            try:
-                row = db.execute("SELECT as_of, files FROM state").fetchone()
-            finally:
-                db.close()
-            if row:
-                found[shard] = row
-    return found
+def refreshed(daily: Daily) -> dict[int, State]:
+    """Where each shard's last refresh left it."""
+    profiles = ProfileStore(daily.kept, daily.project.config.shards, daily.project.config.modality_names)
+    try:
+        return profiles.states()
+    finally:
+        profiles.close()
 
 
 def load(daily: Daily, before: World | None, warm_bytes: int) -> World:
@@ -116,7 +107,7 @@ def load(daily: Daily, before: World | None, warm_bytes: int) -> World:
         reader,
         fingerprint,
         shelf,
-        KeptProfiles(daily.kept, config.shards),
+        ProfileStore(daily.kept, config.shards, config.modality_names),
         load_probes(project.out / "probes", fingerprint),
         Forgotten(project.storage / "store"),
         lookback,
@@ -129,7 +120,7 @@ def _shelf(daily: Daily, fingerprint: str, before: World | None) -> Shelf:
     """The newest refresh that is whole and by this model."""
     config = daily.project.config
     names = list(config.scenarios)
-    days = sorted({dt.date.fromisoformat(as_of) for as_of, _ in refreshed(daily).values()}, reverse=True)
+    days = sorted({state.as_of for state in refreshed(daily).values()}, reverse=True)
     if before and before.fingerprint == fingerprint and before.shelf.as_of:
         days = sorted({*days, before.shelf.as_of}, reverse=True)
     for day in days:
@@ -143,12 +134,12 @@ def _shelf(daily: Daily, fingerprint: str, before: World | None) -> Shelf:
     return EMPTY
 
 
-def _stat(path: Path) -> tuple[int, ...]:
+def _stat(path: Place) -> tuple[int | str, ...]:
     try:
-        stat = path.stat()
+        inode = path.stat().st_ino if isinstance(path, Path) else 0
+        return inode, *storage.stamp(path).values()
     except FileNotFoundError:
         return ()
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 class Scenarios:

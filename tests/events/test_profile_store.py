@@ -40,8 +40,9 @@ def test_a_profile_comes_back_as_it_was(tmp_path):
     for user in ("u0", "nobody"):  # u0 has no events
         with pytest.raises(DataError, match="has no profile"):
             store.get(user, profiles.texts)
+    assert store.states() == {0: NOW, 1: NOW}
     with pytest.raises(DataError, match="qanchor refresh"):
-        ProfileStore(tmp_path / "elsewhere", 2, profiles.modalities)
+        ProfileStore(tmp_path / "elsewhere", 2, profiles.modalities).get("u1", profiles.texts)
 
 
 def test_readers_see_the_day_before_until_the_commit(tmp_path):
