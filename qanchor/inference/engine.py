@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qanchor.errors import ModelError
 from qanchor.events.profiles import Profiles, Texts
+from qanchor.inference.reading import Reading, batch, split
 from qanchor.model import persistence
 from qanchor.model.batch import collate, prefix_tokens
 from qanchor.model.body import KeysValues
@@ -39,6 +40,8 @@ class QAnchor:
     Example:
         model = QAnchor.from_pretrained("runs/demo/model")
         model.embed(profiles, queries=["Will this user book a hotel?"])   # [users, 1, 128]
+        read = model.read(profiles)                                       # once, and later, any questions:
+        model.ask(read, queries=["Will this user buy coffee?"])           # [users, 1, 128]
     """
 
     def __init__(self, towers: Towers, prompts: Mapping[str, SoftPrompt] | None = None) -> None:
@@ -80,27 +83,47 @@ class QAnchor:
         Raises:
             ModelError: a scenario without a soft prompt, or profiles of other modalities.
         """
-        self._check(profiles, scenarios)
-        texts = [self.prompts[name].query for name in scenarios] + list(queries)
-        if not texts:
-            raise ModelError("nothing to embed for: give `scenarios` (tuned ones) or `queries` (plain questions)")
-        tokens = self.towers.tokens(texts, "left")
-        prompt_1GKD = torch.stack(
-            [self.prompts[name].prompt_KD.to(self.towers.device) for name in scenarios]
-            + [self.towers.prompt.detach()] * len(queries)
-        )[None]
+        self._expect(profiles.modalities)
+        tokens, prompt_1GKD = self._suffixes(scenarios, queries)
         profiles = _with_own_texts(profiles)
-        out = np.empty((len(profiles), len(texts), self.towers.dim), np.float32)
-        suffix = tokens.id_RL.shape[1] + prompt_1GKD.shape[2] + 1
+        out = np.empty((len(profiles), prompt_1GKD.shape[1], self.towers.dim), np.float32)
+        suffixes = prompt_1GKD.shape[1] * _columns(tokens, prompt_1GKD)
         with torch.inference_mode():
             indexed = self._texts(profiles)
-            for rows, columns in self._batches(profiles, len(texts) * suffix):
+            for rows, columns in self._batches(profiles, suffixes):
                 # as many users as the shape has room for: repeats of these, whose result is dropped
-                filled = np.resize(rows, self._room(columns + len(texts) * suffix))
+                filled = np.resize(rows, self._room(columns + suffixes))
                 part = self._embed(profiles, filled, columns, indexed, tokens, prompt_1GKD, path)
                 out[rows] = part[: len(rows)].float().cpu().numpy()
                 if progress:
                     progress(len(rows))
+        return out
+
+    def read(self, profiles: Profiles) -> list[Reading]:
+        """Each user read once, to be asked later by `ask`: online, another question then costs its suffix only.
+
+        Raises:
+            ModelError: profiles of other modalities.
+        """
+        self._expect(profiles.modalities)
+        with torch.inference_mode():
+            return [one for prefix, layers in self.prefixes(profiles) for one in split(prefix, layers)]
+
+    def ask(
+        self, readings: Sequence[Reading], scenarios: Sequence[str] = (), queries: Sequence[str] = ()
+    ) -> npt.NDArray[np.float32]:
+        """[N, G, O] of users who were read, as `embed` gives them, to rounding. Raises ModelError as `embed`."""
+        tokens, prompt_1GKD = self._suffixes(scenarios, queries)
+        suffixes = prompt_1GKD.shape[1] * _columns(tokens, prompt_1GKD)
+        query_1G = torch.arange(prompt_1GKD.shape[1], device=self.towers.device)[None]
+        out = np.empty((len(readings), prompt_1GKD.shape[1], self.towers.dim), np.float32)
+        order = sorted(range(len(readings)), key=lambda n: -len(readings[n]))
+        with torch.inference_mode(), autocast(self.towers):
+            while order:
+                room = self._room(len(readings[order[0]]) + suffixes)
+                rows, order = order[:room], order[room:]
+                prefix, layers = batch([readings[n] for n in rows])
+                out[rows] = self.towers.anchor(prefix, tokens, query_1G, prompt_1GKD, layers).float().cpu().numpy()
         return out
 
     def prefixes(
@@ -137,8 +160,7 @@ class QAnchor:
         towers = self.towers
         query_1G = torch.arange(prompt_1GKD.shape[1], device=towers.device)[None]
         with autocast(towers):
-            batch = collate(profiles, rows, persistence.kept_events(towers), columns)
-            prefix = towers.prefix(batch, indexed)
+            prefix = towers.prefix(collate(profiles, rows, persistence.kept_events(towers), columns), indexed)
             if path == "packed":
                 return towers.anchor(prefix, tokens, query_1G, prompt_1GKD)
             if path == "cached":
@@ -167,15 +189,29 @@ class QAnchor:
         """Users of `length` columns that a batch holds."""
         return max(1, BATCH_TOKENS[self.towers.device.type] // (BUCKET * length)) * BUCKET
 
-    def _check(self, profiles: Profiles, scenarios: Sequence[str]) -> None:
+    def _suffixes(self, scenarios: Sequence[str], queries: Sequence[str]) -> tuple[Tokens, Tensor]:
+        """Tokens of the questions, and their soft prompts [1, G, K, D]."""
         unknown = [name for name in scenarios if name not in self.prompts]
         if unknown:
             known = ", ".join(sorted(self.prompts)) or "none"
             raise ModelError(
                 f"no soft prompt for {unknown[0]!r}; tuned are: {known}. Tune it, or pass its query instead"
             )
-        if profiles.modalities != self.towers.modalities:
-            self.towers.call(profiles.modalities)
+        texts = [self.prompts[name].query for name in scenarios] + list(queries)
+        if not texts:
+            raise ModelError("nothing to embed for: give `scenarios` (tuned ones) or `queries` (plain questions)")
+        own = [self.prompts[name].prompt_KD.to(self.towers.device) for name in scenarios]
+        prompt_1GKD = torch.stack(own + [self.towers.prompt.detach()] * len(queries))[None]
+        return self.towers.tokens(texts, "left"), prompt_1GKD
+
+    def _expect(self, modalities: tuple[str, ...]) -> None:
+        if modalities != self.towers.modalities:
+            self.towers.call(modalities)
+
+
+def _columns(tokens: Tokens, prompt_1GKD: Tensor) -> int:
+    """Of a suffix: query, soft prompt, `<USER_EMB>`."""
+    return tokens.id_RL.shape[1] + prompt_1GKD.shape[2] + 1
 
 
 def _with_own_texts(profiles: Profiles) -> Profiles:

@@ -20,11 +20,12 @@ from torch import Tensor
 from qanchor.errors import DataError, QAnchorError
 from qanchor.events.profiles import Texts
 from qanchor.inference.engine import BATCH_TOKENS, QAnchor
+from qanchor.inference.reading import Reading, batch, split
 from qanchor.model import persistence
 from qanchor.model.batch import collate
 from qanchor.serving import warm
 from qanchor.serving.live import Live, Word, joined, table_of, unknown
-from qanchor.serving.warm import State, Warm
+from qanchor.serving.warm import Warm
 from qanchor.training.pretrain import autocast
 
 Floats = npt.NDArray[np.float32]
@@ -91,22 +92,22 @@ class Reader:
         return vector_O
 
     def _embed(self, asks: Sequence[Ask], words: Mapping[int, Word]) -> list[Floats]:
-        states = self._states([ask.live for ask in asks], words)
+        readings = self._readings([ask.live for ask in asks], words)
         found: list[Floats] = [np.empty(0, np.float32)] * len(asks)
         by_count: defaultdict[int, list[int]] = defaultdict(list)
         for n, ask in enumerate(asks):
             by_count[len(ask.suffixes)].append(n)
         with torch.inference_mode(), autocast(self.model.towers):
             for rows in by_count.values():
-                for part in self._parts(rows, asks, states):
-                    embedding_BGO = self._suffixes([asks[n].suffixes for n in part], [states[n] for n in part])
+                for part in self._parts(rows, asks, readings):
+                    embedding_BGO = self._suffixes([asks[n].suffixes for n in part], [readings[n] for n in part])
                     for n, embedding_GO in zip(part, embedding_BGO.float().cpu().numpy(), strict=True):
                         found[n] = embedding_GO
         return found
 
-    def _states(self, lives: Sequence[Live], words: Mapping[int, Word]) -> list[State]:
+    def _readings(self, lives: Sequence[Live], words: Mapping[int, Word]) -> list[Reading]:
         keys = [live.key for live in lives]
-        found = {key: state for key in keys if (state := self.warm.get(key))}
+        found = {key: reading for key in keys if (reading := self.warm.get(key))}
         cold = {key: live for key, live in zip(keys, lives, strict=True) if key not in found}
         self.hits += len(lives) - len(cold)
         self.misses += len(cold)
@@ -116,7 +117,7 @@ class Reader:
                 found |= self._read({key: cold[key] for key in group}, words if own else None)
         return [found[key] for key in keys]
 
-    def _read(self, lives: Mapping[warm.Key, Live], words: Mapping[int, Word] | None) -> dict[warm.Key, State]:
+    def _read(self, lives: Mapping[warm.Key, Live], words: Mapping[int, Word] | None) -> dict[warm.Key, Reading]:
         """Prefixes with keys and values; with `words`, over a small table of these users' texts."""
         towers, users = self.model.towers, list(lives.values())
         texts = self.texts if words is None else table_of(users, self.texts, words)
@@ -124,23 +125,23 @@ class Reader:
         profiles = joined(users, towers.modalities, texts)
         with torch.inference_mode(), autocast(towers):
             prefix = towers.prefix(collate(profiles, np.arange(len(users)), self._kept), indexed)
-            states = list(warm.split(prefix, towers.keys_values(prefix)))
-        for key, state in zip(lives, states, strict=True):
-            self.warm.put(key, state)
-        return dict(zip(lives, states, strict=True))
+            readings = list(split(prefix, towers.keys_values(prefix)))
+        for key, reading in zip(lives, readings, strict=True):
+            self.warm.put(key, reading)
+        return dict(zip(lives, readings, strict=True))
 
-    def _parts(self, rows: Sequence[int], asks: Sequence[Ask], states: Sequence[State]) -> list[list[int]]:
+    def _parts(self, rows: Sequence[int], asks: Sequence[Ask], readings: Sequence[Reading]) -> list[list[int]]:
         """Users of like length together, each part within the token budget."""
-        order = sorted(rows, key=lambda n: -len(states[n].tensors[0]))
+        order = sorted(rows, key=lambda n: -len(readings[n]))
         width = 40 * len(asks[rows[0]].suffixes)
         parts: list[list[int]] = []
         while order:
-            size = max(1, BATCH_TOKENS[self.model.towers.device.type] // (len(states[order[0]].tensors[0]) + width))
+            size = max(1, BATCH_TOKENS[self.model.towers.device.type] // (len(readings[order[0]]) + width))
             parts.append(order[:size])
             order = order[size:]
         return parts
 
-    def _suffixes(self, suffixes: Sequence[tuple[Suffix, ...]], states: Sequence[State]) -> Tensor:
+    def _suffixes(self, suffixes: Sequence[tuple[Suffix, ...]], readings: Sequence[Reading]) -> Tensor:
         """[B, G, O]."""
         towers = self.model.towers
         distinct = list(dict.fromkeys(suffix for own in suffixes for suffix in own))
@@ -152,7 +153,7 @@ class Reader:
         query_R = torch.tensor([queries.index(suffix.query) for suffix in distinct], device=towers.device)
         alike = len(set(suffixes)) == 1
         prompt_BGKD = prompt_RKD[row_BG[:1] if alike else row_BG]
-        prefix, layers = warm.batch(states)
+        prefix, layers = batch(readings)
         return towers.anchor(prefix, tokens, query_R[row_BG], prompt_BGKD, layers)
 
     def _prompt(self, suffix: Suffix) -> Tensor:

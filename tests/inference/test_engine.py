@@ -42,6 +42,18 @@ def test_packed_equals_cached_equals_plain(towers, profiles, hybrid):
     np.testing.assert_allclose(np.linalg.norm(packed, axis=-1), 1, atol=1e-5)
 
 
+def test_read_once_and_asked_later_equals_embedded(towers, monkeypatch):
+    profiles, model = random_profiles(40, mean=30), QAnchor(towers, tuned(towers))
+    read = model.read(profiles)
+    monkeypatch.setitem(engine.BATCH_TOKENS, "cpu", 600)  # more than one batch
+    np.testing.assert_allclose(model.ask(read, ["coffee"]), model.embed(profiles, ["coffee"]), atol=BF16)
+    some = [read[n] for n in (7, 0, 31)]
+    again = model.embed(profiles.take(np.array([7, 0, 31])), queries=QUERIES)
+    np.testing.assert_allclose(model.ask(some, queries=QUERIES), again, atol=BF16)
+    with pytest.raises(ModelError, match="nothing to embed for"):
+        model.ask(read)
+
+
 def test_the_token_budget_changes_nothing_but_memory(towers, monkeypatch):
     profiles, model = random_profiles(60, mean=30), QAnchor(towers)
     whole = model.embed(profiles, queries=QUERIES)
