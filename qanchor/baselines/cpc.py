@@ -5,7 +5,8 @@ z' W_k c_t (Eq. 3), and InfoNCE (Eq. 4) is taken for each k.
 
 The paper leaves open, and ours is: k = 1 ... `reach`; the negatives are the events k after the other anchors of a
 batch, 256 anchors drawn among all (user, t); both sides of the product have unit length, over a temperature, since raw
-products of a small network take long to come to a useful scale.
+products of a small network take long to come to a useful scale; and the z that is to be told knows nothing of time,
+since the age of an event alone would give it away.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qanchor.baselines.reader import SequenceBaseline
-from qanchor.baselines.sequences import Ints, collate
+from qanchor.baselines.sequences import FEATURES, VALUE, Ints, collate
 from qanchor.events.profiles import Profiles
 
 ANCHORS = 256
@@ -33,12 +34,15 @@ class CPC(SequenceBaseline):
 
     def build(self, past: Profiles, future: Profiles) -> nn.Module:
         self.past = past
+        self.timeless = torch.zeros(FEATURES)
+        self.timeless[VALUE] = 1
         self.ahead = nn.ModuleList(nn.Linear(self.width, self.width, bias=False) for _ in range(self.reach))
         return self.ahead
 
     def loss(self, rows: Ints, rng: np.random.Generator, progress: float) -> Tensor:
         seq = collate(self.past, rows)
-        state_BL1D, z_BLD = self.reader(seq, self.indexed)
+        state_BL1D = self.reader(seq, self.indexed)
+        z_BLD = self.reader.events(seq, self.indexed, seq.feature_BLF * self.timeless)
         losses = []
         for k, predict in enumerate(self.ahead):
             # state t has read the events before t, so that event t + k is k + 1 ahead of the last one read

@@ -57,11 +57,11 @@ class FOUND(SequenceBaseline):
         first, second = collate(self.past, rows, end=moment), collate(self.past, rows, moment, as_of)
         both = torch.nonzero(first.real_BL.any(1) & second.real_BL.any(1)).squeeze(1)
         a_BW, b_BW = (
-            F.normalize(self.window(self.reader.pooled(seq, self.reader(seq, self.indexed)[0])), dim=-1)[both]
+            F.normalize(self.window(self.reader.pooled(seq, self.reader(seq, self.indexed))), dim=-1)[both]
             for seq in (first, second)
         )
         if len(both) < 2:
-            return a_BW.sum() * 0
+            return torch.zeros((), requires_grad=True)
         cross_BB = a_BW @ b_BW.T
         cycle = (cross_BB - cross_BB.T).square().mean() + (a_BW @ a_BW.T - b_BW @ b_BW.T).square().mean()
         loss: Tensor = contrast(a_BW, b_BW, self.temperature) + self.cyclic * cycle / self.temperature**2
@@ -69,10 +69,10 @@ class FOUND(SequenceBaseline):
 
     def _aligned(self, rows: Ints) -> Tensor:
         rows = rows[self.future.counts[rows] > 0]
-        seq = collate(self.past, rows)
-        user_BW = self.user(self.reader.pooled(seq, self.reader(seq, self.indexed)[0]))
         if len(rows) < 2:
-            return user_BW.sum() * 0
+            return torch.zeros((), requires_grad=True)
+        seq = collate(self.past, rows)
+        user_BW = self.user(self.reader.pooled(seq, self.reader(seq, self.indexed)))
         ahead = collate(self.future, rows, end=self.beyond[rows])
         word_BLD = self.words(self.indexed, ahead.text_U)[ahead.text_BL] * ahead.real_BL[..., None]
         text_BW = self.text(word_BLD.sum(1) / ahead.real_BL.sum(1, keepdim=True))

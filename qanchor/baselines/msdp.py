@@ -1,13 +1,13 @@
 """MSDP: multi-scale stochastic distribution prediction (Fu et al., CIKM 2023).
 
 From the events until a random moment, the *distribution* of behaviours in the window that follows is predicted; its
-length is drawn, too, and told to the predictor as a prompt. Beside it, two views of a user with events left out
-at random are to have like embeddings.
+length is drawn, too, and told to the predictor as a prompt. Beside it, a view of the user with events left out at
+random is to have a like embedding.
 
 The paper leaves open, and ours is: behaviours are event categories, and one more for "nothing at all"; the moment is
 uniform between the middle of the lookback window and `as_of`, so that windows reach into the training users' prediction
 window, and never further; lengths are 1, 3, 7, 14 or 30 days; the loss is the cross-entropy with the
-window's shares; views leave out a quarter of the events, and consistency is InfoNCE at weight 0.1.
+window's shares; a view leaves out a quarter of the events, and consistency is InfoNCE at weight 0.1.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class MSDP(SequenceBaseline):
         length = rng.integers(0, len(DAYS), len(rows))
         stop = np.minimum(moment + DAYS[length] * DAY, as_of + self.horizon)
         seq = collate(self.events, rows, end=moment)
-        user_BW = self.reader.pooled(seq, self.reader(seq, self.indexed)[0])
+        user_BW = self.reader.pooled(seq, self.reader(seq, self.indexed))
         logit_BK = self.predict(user_BW + self.prompt(torch.from_numpy(length)))
         prediction = F.cross_entropy(logit_BK, self._shares(rows, moment, stop))
-        views = (self._view(seq, rng) for _ in range(2))
-        first_BW, second_BW = (self.reader.pooled(view, self.reader(view, self.indexed)[0]) for view in views)
-        return prediction + self.consistency * contrast(first_BW, second_BW, TEMPERATURE)
+        view = self._view(seq, rng)
+        view_BW = self.reader.pooled(view, self.reader(view, self.indexed))
+        return prediction + self.consistency * contrast(user_BW, view_BW, TEMPERATURE)
 
     def _shares(self, rows: Ints, start: Ints, stop: Ints) -> Tensor:
         """[B, K] share of each kind among the events of a window; the last column is 1 where there are none."""

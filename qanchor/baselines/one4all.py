@@ -46,7 +46,7 @@ class One4all(SequenceBaseline):
         seq = collate(self.past, rows)
         draw_BL = torch.from_numpy(rng.random(seq.real_BL.shape)).masked_fill(~seq.real_BL, 2)
         masked_BL = (draw_BL < self.masked) | ((draw_BL == draw_BL.amin(1, keepdim=True)) & seq.real_BL)
-        state_BL1D, _ = self.reader(seq, self.indexed, masked_BL)
+        state_BL1D = self.reader(seq, self.indexed, masked_BL)
         state_XD = state_BL1D[:, 1:][masked_BL]
         kind_X = self.kind_of[seq.event_BL[masked_BL]]
         gap_X = torch.bucketize(seq.feature_BLF[..., GAP][masked_BL], self.edges)

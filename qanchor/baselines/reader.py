@@ -22,6 +22,8 @@ from qanchor.model.text_encoder import NgramEncoder
 
 BUCKETS = 8192
 """Rows of the n-gram table."""
+START = 0.1
+"""Deviation of the n-grams' vectors at the start."""
 WARMUP = 20
 """Steps over which the learning rate rises."""
 EMBED = 512
@@ -35,13 +37,18 @@ class EventEncoder(nn.Module):
         super().__init__()
         self.text = NgramEncoder(width, BUCKETS)
         self.modality = nn.Embedding(modalities, width)
+        # small, and brought to scale behind the table: at the usual scale of 1 a few hundred steps would hardly move them
+        nn.init.normal_(self.text.vectors.weight, std=START)
+        self.scale = nn.LayerNorm(width)
         self.feature = nn.Linear(FEATURES, width)
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, seq: Sequences, indexed: Any, feature_BLF: Tensor) -> Tensor:
         """[B, L, D]."""
         text_UD = self.text(indexed, seq.text_U) if len(seq.text_U) else feature_BLF.new_zeros(1, self.text.width)
-        z_BLD: Tensor = self.out(text_UD[seq.text_BL] + self.modality(seq.modality_BL) + self.feature(feature_BLF))
+        z_BLD: Tensor = self.out(
+            self.scale(text_UD)[seq.text_BL] + self.modality(seq.modality_BL) + self.feature(feature_BLF)
+        )
         return z_BLD
 
 
@@ -64,8 +71,8 @@ class Reader(nn.Module):
         )
         self.body = nn.TransformerEncoder(layer, 2, nn.LayerNorm(width), enable_nested_tensor=False)
 
-    def forward(self, seq: Sequences, indexed: Any, masked_BL: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """States [B, 1 + L, D] and events [B, L, D]; of events that are `masked_BL` nothing but the place is read."""
+    def forward(self, seq: Sequences, indexed: Any, masked_BL: Tensor | None = None) -> Tensor:
+        """States [B, 1 + L, D]; of events that are `masked_BL` nothing but the place is read."""
         feature_BLF = seq.feature_BLF
         if masked_BL is not None:  # the next event's gap would tell the time of a masked one
             after_BL = F.pad(masked_BL, (1, 0))[:, :-1]
@@ -75,11 +82,13 @@ class Reader(nn.Module):
         shown_BLD = z_BLD if masked_BL is None else torch.where(masked_BL[..., None], self.hidden, z_BLD)
         x_BL1D = torch.cat([self.start(seq.count_BM)[:, None], shown_BLD], 1)
         if self.kind == "gru":
-            return self.body(x_BL1D)[0], z_BLD
+            read_BL1D: Tensor = self.body(x_BL1D)[0]
+            return read_BL1D
         length_B1 = seq.real_BL.sum(1, keepdim=True)
         from_end_BL1 = (length_B1 - torch.arange(x_BL1D.shape[1])).clamp(min=0)
         padding_BL1 = torch.arange(x_BL1D.shape[1]) > length_B1
-        return self.body(x_BL1D + self.place(from_end_BL1), src_key_padding_mask=padding_BL1), z_BLD
+        state_BL1D: Tensor = self.body(x_BL1D + self.place(from_end_BL1), src_key_padding_mask=padding_BL1)
+        return state_BL1D
 
     def pooled(self, seq: Sequences, state_BL1D: Tensor) -> Tensor:
         """[B, 2D]: the mean of the states, beside the last one of a GRU or the start's of a transformer."""
@@ -95,7 +104,7 @@ class SequenceBaseline(ABC):
 
     kind: Literal["gru", "transformer"] = "gru"
 
-    def __init__(self, seed: int = 0, steps: int = 400, batch: int = 64, lr: float = 2e-3, width: int = 64) -> None:
+    def __init__(self, seed: int = 0, steps: int = 300, batch: int = 64, lr: float = 2e-3, width: int = 64) -> None:
         self.seed, self.steps, self.batch, self.lr, self.width = seed, steps, batch, lr, width
 
     @abstractmethod
@@ -143,7 +152,7 @@ class SequenceBaseline(ABC):
             for at in range(0, len(order), EMBED):
                 rows = order[at : at + EMBED]
                 seq = collate(past, rows)
-                out[rows] = self.reader.pooled(seq, self.reader(seq, indexed)[0]).numpy()
+                out[rows] = self.reader.pooled(seq, self.reader(seq, indexed)).numpy()
         return out
 
 

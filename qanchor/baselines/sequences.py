@@ -21,6 +21,8 @@ LENGTH = 96
 FEATURES = 9
 GAP = 0
 """Which feature is the time since the event before."""
+VALUE = [6, 7]
+"""And which are the event's value, and whether it has one: all others tell the time."""
 
 Ints = npt.NDArray[np.int64]
 
