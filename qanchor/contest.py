@@ -1,8 +1,8 @@
 """Who meets in `qanchor bench`, and the run of it on a data set that the package knows.
 
-Every entry of `catalogue` is a `Method` of evaluation/bench.py. Our own rows are the same, each a `Project` with another
-config. `text:NAME` is a text embedding model: one of the paper's by its short name (baselines/texts.py), or any name or
-folder.
+Every entry of `catalogue` is a `Method` of evaluation/bench.py. Our own rows are the same, each a `Project` with
+another config. `text:NAME` is a text embedding model: one of the paper's by its short name (baselines/texts.py), or any
+name or folder.
 """
 
 from __future__ import annotations
@@ -171,14 +171,15 @@ def changed(base: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def bench_of(project: Project, only: Sequence[str]) -> Bench:
-    """The bench on a project's users, its logs ingested."""
+    """The bench on a project's users, its logs ingested. Raises ConfigError for an unknown method."""
+    methods = entries(project, only)
     project.ingest()
     split, users = (project.requests[column].to_numpy().astype(str) for column in ("split", "user_id"))
     parts = project.config.model_dump(mode="json", include={"windows", "users", "modalities", "scenarios"})
     labels = {name: [hashlib.sha256(y.tobytes()).hexdigest()] for name, y in project.labels.items()}
     told = json.dumps([project.stages.digests["ingest"], parts, labels], sort_keys=True)
     field = Field(project.config.name, split, users, project.labels, hashlib.sha256(told.encode()).hexdigest())
-    return Bench(project.out / "bench" / "units", field, entries(project, only))
+    return Bench(project.out / "bench" / "units", field, methods)
 
 
 def run(

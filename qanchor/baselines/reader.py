@@ -37,7 +37,7 @@ class EventEncoder(nn.Module):
         super().__init__()
         self.text = NgramEncoder(width, BUCKETS)
         self.modality = nn.Embedding(modalities, width)
-        # small, and brought to scale behind the table: at the usual scale of 1 a few hundred steps would hardly move them
+        # small, and brought to scale behind the table: at the usual scale of 1 a few hundred steps hardly move them
         nn.init.normal_(self.text.vectors.weight, std=START)
         self.scale = nn.LayerNorm(width)
         self.feature = nn.Linear(FEATURES, width)
