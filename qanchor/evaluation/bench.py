@@ -69,6 +69,7 @@ class Outcome:
 
     unit: Unit
     seconds: float
+    """Of a processor: fitting, embedding and judging, however busy the machine was."""
     rows: dict[str, dict[str, dict[str, Any]]]
     """row -> scenario -> auc, ks (test), validation_auc, reason."""
 
@@ -146,12 +147,12 @@ class Bench:
         """Fit, embed, judge and keep a unit, unless it is finished."""
         if known := self.outcome(unit):
             return known
-        start = time.perf_counter()
+        start = time.process_time()
         method = self.methods[unit.method]
         features = method.embed(unit.setting, unit.seed)
         answers = {row: self._judge(row, of, method, unit.seed) for row, of in features.items()}
         rows = {row: {name: self._told(name, told) for name, told in of.items()} for row, of in answers.items()}
-        outcome = Outcome(unit, round(time.perf_counter() - start, 1), rows)
+        outcome = Outcome(unit, round(time.process_time() - start, 1), rows)
         arrays: dict[str, npt.NDArray[Any]] = {
             f"score/{row}/{n}": a.score[self.field.test] for row, of in answers.items() for n, a in of.items()
         }

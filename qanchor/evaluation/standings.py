@@ -33,7 +33,7 @@ class Standing:
     setting: dict[str, Any]
     seeds: int
     seconds: float
-    """Of a unit, mean over the seeds: fitting, embedding and judging."""
+    """Processor seconds of a unit, mean over the seeds."""
     scenarios: dict[str, dict[str, float]]
     """scenario -> auc, auc_spread, ks, ks_spread; NaN where there is no score."""
     average: dict[str, float]
@@ -121,7 +121,7 @@ def markdown(found: Sequence[Standing], told: Mapping[str, Any]) -> str:
         f"± is the standard deviation over seeds. The last column is the average less that of `{reference}`, with the "
         "middle 95% of 1,000 paired bootstraps of the test users; * where they lie on one side of zero.",
         "",
-        "| row | seeds | seconds a unit | setting |",
+        "| row | seeds | processor seconds a unit | setting |",
         "|---|---|---|---|",
     ]
     for s in found:
