@@ -7,6 +7,7 @@ Shapes: R texts, L tokens, W width.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from qanchor.model.backbone import compute_dtype, loading
 from qanchor.useru.synthesis.profile_text import profile_texts
 from qanchor.useru.synthesis.redact import Redactor
 
-LINES = 20
-"""Lines of a profile, one a distinct text: the frequent and the recent ones of every modality."""
+LINES = 12
+"""Lines of a profile, one a distinct text: the frequent and the recent ones of every modality. More of them would not be
+read: twelve take about `TOKENS` tokens."""
 TOKENS = 256
 """Longer profiles lose their end."""
 BATCH = 64
@@ -73,7 +75,7 @@ class TextEmbedding:
         from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
 
         name = self.chosen.name
-        with loading("text embedding model", name):
+        with loading("text embedding model", name), _no_bar():
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             kind: Any = LlamaModel if self.chosen.bidirectional else AutoModel
             given = {"config": LlamaConfig.from_pretrained(name)} if self.chosen.bidirectional else {}
@@ -113,6 +115,20 @@ class TextEmbedding:
         last = mask_RL.sum(1) - 1 if self.chosen.pooling == "last" else torch.zeros(len(texts), dtype=torch.long)
         read_RW: Tensor = state_RLW[torch.arange(len(texts)), last]
         return read_RW
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """The library's own progress bars would run through the bench's board."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 POOLINGS: dict[str, Literal["mean", "last", "cls"]] = {
