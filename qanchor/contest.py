@@ -40,7 +40,7 @@ from qanchor.evaluation.bench import Bench, Features, Field, Method, Outcome, Se
 from qanchor.evaluation.board import Board, ranking
 from qanchor.evaluation.judge import hardware
 from qanchor.evaluation.standings import save, standings
-from qanchor.pipeline import Project, prepared
+from qanchor.pipeline import SHIPPED, Project, prepared
 from qanchor.stages import Stages
 
 TRAINED: dict[str, tuple[Callable[..., Baseline], tuple[Setting, ...]]] = {
@@ -77,6 +77,7 @@ def catalogue(project: Project) -> dict[str, Method]:
         "untrained": _own(project, UNTRAINED, {"base": "untrained", "tuned": "w/o pretraining"}),
         "qanchor": _own(project, {}, {"base": "base", "tuned": "tuned"}),
         **ablations,
+        **(_shipped(project) if project.config.name == "wallet" else {}),
     }
 
 
@@ -150,6 +151,12 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str]) 
     return Method(embed, config=[parts, __version__])
 
 
+def _shipped(project: Project) -> dict[str, Method]:
+    """The wallet from the weights that ship, which have seen other wallets' users: no other row has that."""
+    rows = {kind: f"{kind}, shipped start" for kind in ("base", "tuned")}
+    return {"shipped": _own(project, {"model.start": SHIPPED}, rows)}
+
+
 def _share(run: Path, own: Path) -> None:
     """The events are read once for all."""
     (own / "stages").mkdir(parents=True, exist_ok=True)
@@ -201,7 +208,8 @@ def run(
         ConfigError: no such method.
         DataError: no such data set, or its files are missing.
     """
-    project = prepared(data, data_dir, out, console, world)
+    # from scratch: every method learns from the same users
+    project = prepared(data, data_dir, out, console, world, from_scratch=True)
     bench = bench_of(project, only)
     names, place = list(bench.methods), project.out / "bench"
     opened = partial(_opened, data, data_dir, project.out, world, tuple(only), jobs)
@@ -246,7 +254,7 @@ def _in_processes(opened: Callable[[], None], jobs: int, units: Sequence[Unit]) 
 def _opened(data: str, data_dir: Path | None, out: Path, world: dict[str, Any], only: Sequence[str], jobs: int) -> None:
     """A worker's own bench, kept for all of its units."""
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-    project = prepared(data, data_dir, out, Console(quiet=True), world)
+    project = prepared(data, data_dir, out, Console(quiet=True), world, from_scratch=True)
     _workers["bench"] = bench_of(project, only)
 
 

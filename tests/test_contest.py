@@ -45,12 +45,11 @@ def test_an_unknown_method_is_one_line_that_names_the_nearest(wallet, capsys):
 
 def test_our_own_rows_share_the_store_and_leave_base_and_tuned(wallet):
     quiet = Console(quiet=True)
-    project = prepared("wallet", None, wallet, quiet, {"users": 300})
+    project = prepared("wallet", None, wallet, quiet, {"users": 300}, from_scratch=True)
     tiny = {
         "training.tune.steps": 2,
         "training.tune.validate_every": 1,
         "model.hidden": 64,
-        "model.start": None,
         "scenarios": {name: project.config.model_dump()["scenarios"][name] for name in ("login", "value")},
     }
     project = Project(changed(project.config, tiny), project.stages)
