@@ -40,7 +40,7 @@ class FOUND(SequenceBaseline):
         self.beyond = future.as_of + int((future.time - future.as_of[future.owner]).max(initial=0)) + 1
         self.lookback = int((past.as_of[past.owner] - past.time).max())
         self.words = NgramEncoder(self.width, BUCKETS)
-        self.words.weigh(past.texts.described)
+        self.words.load_state_dict(self.reader.events.text.state_dict())
         wide = 2 * self.width
         self.window, self.user = nn.Linear(wide, wide), nn.Linear(wide, wide)
         self.text = nn.Sequential(

@@ -123,6 +123,7 @@ class SequenceBaseline(ABC):
             torch.manual_seed(self.seed)
             self.reader = Reader(len(past.modalities), self.width, self.kind)
             self.reader.events.text.weigh(past.texts.described)
+            self.texts = past.texts
             self.indexed = self.reader.events.text.index(past.texts.described)
             self.head = self.build(past, future)
             self._train(rows)
@@ -145,7 +146,8 @@ class SequenceBaseline(ABC):
             optimiser.step()
 
     def embed(self, past: Profiles) -> npt.NDArray[np.float32]:
-        indexed = self.reader.events.text.index(past.texts.described)
+        known = past.texts is self.texts  # a store's table is large, and read for every text
+        indexed = self.indexed if known else self.reader.events.text.index(past.texts.described)
         out = np.empty((len(past), 2 * self.width), np.float32)
         order = np.argsort(past.counts, kind="stable")  # users of like length together
         with torch.inference_mode():

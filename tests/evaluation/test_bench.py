@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from qanchor.evaluation.bench import Bench, Field, Method, Unit, play
+from qanchor.evaluation.board import Board
 from qanchor.evaluation.differences import Difference, differences, resampled
 from qanchor.evaluation.metrics import auc, ks
 from qanchor.evaluation.standings import as_json, markdown, standings
@@ -157,3 +160,18 @@ def test_rows_of_a_user_are_drawn_together_and_equals_do_not_differ():
     wide = differences(scores, {"q": label}, (np.arange(400) % 8).astype(str), "strong")
     assert wide["weak"]["auc"].mean == alone["weak"]["auc"].mean
     assert wide["weak"]["auc"].high - wide["weak"]["auc"].low != alone["weak"]["auc"].high - alone["weak"]["auc"].low
+
+
+def test_the_board_tells_what_is_done_and_what_failed(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    bench = Bench(tmp_path, FIELD, contestants([]))
+    with Board(console, {"one": 4, "two": 3}).shown() as board:
+        board.tell(Unit("one", {}, 0), bench.run(Unit("one", {"noise": 1.0}, 0)))
+        board.tell(Unit("two", {}, 0), "no such model")
+    shown = console.file.getvalue()
+    assert "1/4" in shown
+    assert "no such model" in shown
+    plain = Console(file=io.StringIO(), width=100)
+    with Board(plain, {"one": 4}).shown() as board:
+        board.tell(Unit("one", {"noise": 1.0}, 0), bench.run(Unit("one", {"noise": 1.0}, 0)))
+    assert plain.file.getvalue().startswith("  one · noise 1.0 · seed 0: one .")
