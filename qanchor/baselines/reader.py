@@ -91,12 +91,13 @@ class Reader(nn.Module):
         return state_BL1D
 
     def pooled(self, seq: Sequences, state_BL1D: Tensor) -> Tensor:
-        """[B, 2D]: the mean of the states, beside the last one of a GRU or the start's of a transformer."""
+        """[B, 2D]: the mean of the states, beside the last one of a GRU or a transformer's largest values."""
         length_B = seq.real_BL.sum(1)
-        real_BL1 = torch.arange(state_BL1D.shape[1]) <= length_B[:, None]
-        mean_BD = (state_BL1D * real_BL1[..., None]).sum(1) / (length_B + 1)[:, None]
-        read = length_B if self.kind == "gru" else torch.zeros_like(length_B)
-        return torch.cat([mean_BD, state_BL1D[torch.arange(len(seq)), read]], 1)
+        real_BL11 = (torch.arange(state_BL1D.shape[1]) <= length_B[:, None])[..., None]
+        mean_BD = (state_BL1D * real_BL11).sum(1) / (length_B + 1)[:, None]
+        if self.kind == "gru":
+            return torch.cat([mean_BD, state_BL1D[torch.arange(len(seq)), length_B]], 1)
+        return torch.cat([mean_BD, state_BL1D.masked_fill(~real_BL11, -torch.inf).amax(1)], 1)
 
 
 class SequenceBaseline(ABC):
