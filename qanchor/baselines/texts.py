@@ -27,8 +27,8 @@ from qanchor.useru.synthesis.profile_text import profile_texts
 from qanchor.useru.synthesis.redact import Redactor
 
 LINES = 12
-"""Lines of a profile, one a distinct text: the frequent and the recent ones of every modality. More of them would not be
-read: twelve take about `TOKENS` tokens."""
+"""Lines of a profile, one a distinct text: the frequent and the recent ones of every modality. More would not be read:
+twelve take about `TOKENS` tokens."""
 TOKENS = 256
 """Longer profiles lose their end."""
 BATCH = 64
