@@ -147,7 +147,7 @@ class Bench:
         self.splits = [np.where(~self.validation, "train", np.where(half == h, "validation", "test")) for h in (0, 1)]
         labels = {name: label[self.rows] for name, label in project.labels.items()}
         self.labels = {name: label for name, label in labels.items() if self._both_classes(label)}
-        hand_made = Counts().fit(self.past.take(np.flatnonzero(~self.validation))).transform(self.past)
+        hand_made = Counts().fit(self.past.take(np.flatnonzero(~self.validation))).embed(self.past)
         self.told: dict[str, Any] | None = None
         """The settings that UserU was last built with."""
         self.counts = self._probe(dict.fromkeys(self.labels, hand_made))

@@ -61,7 +61,7 @@ def probe(project: Project) -> Results:
         embedding_NGO = model.embed(project.past, queries=queries, progress=lambda n: advance(n, ""))
     base = {name: embedding_NGO[:, g] for g, name in enumerate(names)}
     split, users = (project.requests[column].to_numpy().astype(str) for column in ("split", "user_id"))
-    counts = Counts().fit(project.past.take(project.rows("train"))).transform(project.past)
+    counts = Counts().fit(project.past.take(project.rows("train"))).embed(project.past)
     return judge(project.config, {"base": base}, counts, project.labels, None, split, users)
 
 

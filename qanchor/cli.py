@@ -242,6 +242,31 @@ def evaluate(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None,
 
 
 @app.command()
+def bench(
+    data: Annotated[str, typer.Option(help="wallet (simulated), travel, pcard, retail or oulad.")] = "wallet",
+    data_dir: Annotated[Path | None, typer.Option(help="The publisher's files; not needed by wallet.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder, as of `demo`; units go to bench/.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="These methods only: counts, msdp, qanchor, text:NAME ...; may be repeated."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=3, help="Seeds where a method has chance.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    users: Annotated[int | None, typer.Option(min=50, help="Users of the simulated wallet (8,000).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every baseline and every ablation on the same users, judged alike; killed, it goes on."""
+    from qanchor.contest import run
+
+    world = {} if users is None else {"users": users}
+    place = run(data, data_dir, out, Console(stderr=as_json), _command(), world, only or [], seeds, jobs)
+    if as_json:
+        print((place / "results.json").read_text())
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(__version__)

@@ -304,7 +304,7 @@ class Project:
         split = self.requests["split"].to_numpy().astype(str)
         users = self.requests["user_id"].to_numpy().astype(str)
         kinds = self._embeddings()
-        hand_made = Counts().fit(self.past.take(self.rows("train"))).transform(self.past)
+        hand_made = Counts().fit(self.past.take(self.rows("train"))).embed(self.past)
         oracle = self._oracle()
         columns = len(kinds) + 2 + (oracle is not None)
         with self.stages.progress("evaluate", columns * len(self.labels)) as advance:
@@ -348,16 +348,15 @@ class Project:
         }
 
 
-def demo(
+def prepared(
     data: str,
     data_dir: Path | None,
     out: Path | None,
     console: Console,
-    command: str,
     world: dict[str, Any],
     from_scratch: bool = False,
 ) -> Project:
-    """The whole job on a data set that the package knows, raw logs included; `world` is for the simulator.
+    """The project of a data set that the package knows, raw logs written; `world` is for the simulator.
 
     The wallet starts from the weights that ship, which know its kind, unless `from_scratch`.
 
@@ -381,6 +380,19 @@ def demo(
     settings = config.load(raw / "qanchor.yaml")
     if data == "wallet" and not from_scratch:
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"start": SHIPPED})})
-    project = Project(settings, stages)
+    return Project(settings, stages)
+
+
+def demo(
+    data: str,
+    data_dir: Path | None,
+    out: Path | None,
+    console: Console,
+    command: str,
+    world: dict[str, Any],
+    from_scratch: bool = False,
+) -> Project:
+    """The whole job on a data set that the package knows, as `prepared`, to the report."""
+    project = prepared(data, data_dir, out, console, world, from_scratch)
     project.report(command)
     return project

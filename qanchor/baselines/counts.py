@@ -25,13 +25,13 @@ Floats = npt.NDArray[np.float64]
 
 
 class Counts:
-    """Features by counting. `Counts().fit(training_profiles).transform(any_profiles)`."""
+    """Features by counting. `Counts().fit(training_profiles).embed(any_profiles)`."""
 
     names: list[str]
     """[F] what each feature says: `bill/food: events in 7 days`."""
 
-    def fit(self, past: Profiles) -> Counts:
-        """Choose the groups and the longest window by the training profiles.
+    def fit(self, past: Profiles, future: Profiles | None = None) -> Counts:
+        """Choose the groups and the longest window by the training profiles; futures are not looked at.
 
         Raises:
             DataError: the profiles hold no event.
@@ -39,7 +39,7 @@ class Counts:
         if not len(past.time):
             raise DataError(f"{len(past)} training profiles without a single event: nothing to count; check `windows`")
         self.modalities = past.modalities
-        self.categories = _categories(past)
+        self.categories = categories(past)
         self.lookback = float(_age(past).max())
         self.windows = {f"{days} days": float(days) for days in (7, 30) if days < self.lookback} | {"all days": np.inf}
         event, group = self._members(past)
@@ -47,14 +47,14 @@ class Counts:
         self.names = [name for name, _ in self._features(past.take(np.arange(0)))]
         return self
 
-    def transform(self, past: Profiles) -> npt.NDArray[np.float32]:
+    def embed(self, past: Profiles) -> npt.NDArray[np.float32]:
         """The features of N profiles, [N, F], all finite. A category that training never saw counts as a rare one.
 
         Raises:
             DataError: the profiles have other modalities than those of training.
         """
         if past.modalities != self.modalities:
-            raise DataError(f"profiles of {past.modalities}, fitted on {self.modalities}: fit and transform one store")
+            raise DataError(f"profiles of {past.modalities}, fitted on {self.modalities}: fit and embed one store")
         features = np.empty((len(past), len(self.names)), np.float32)
         for column, (_, values) in enumerate(self._features(past)):
             features[:, column] = values
@@ -104,7 +104,7 @@ class Counts:
         return event, groups[layer, event]
 
 
-def _categories(past: Profiles) -> list[tuple[str, str | None]]:
+def categories(past: Profiles) -> list[tuple[str, str | None]]:
     """The (modality, category) worth counting; (modality, None) pools the rare ones.
 
     A modality of one category has none: they would repeat the modality's own counts.

@@ -81,7 +81,7 @@ def judge(
         if progress:
             progress(1)
     sizes = {f"{part} rows": int((split == part).sum()) for part in SPLITS} | {"counts features": counts.shape[1]}
-    return Results(config.name, scenarios, sizes, hardware=_hardware(), date=dt.date.today().isoformat())
+    return Results(config.name, scenarios, sizes, hardware=hardware(), date=dt.date.today().isoformat())
 
 
 def swap(names: Sequence[str]) -> dict[str, str]:
@@ -103,7 +103,7 @@ def _known(label: Array, score: Array, split: Array) -> Score:
     return Score(auc(y, score[rows]), ks(y, score[rows]), 0.0, 0.0, positives, len(y), reason)
 
 
-def _hardware() -> str:
+def hardware() -> str:
     """The processor's name and the cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     info = Path("/proc/cpuinfo")

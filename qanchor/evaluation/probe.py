@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,17 @@ class Score:
     n: int
     reason: str = ""
     """Why there is no score."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one probe says of the test rows, row by row."""
+
+    score: Array
+    """[N] higher for likelier positives; NaN for rows that are not of the test, or have no label."""
+    validation_auc: float
+    """Of the penalty that was chosen; NaN, as all scores are, when there is a `reason`."""
+    reason: str = ""
 
 
 class Probe:
@@ -81,23 +93,39 @@ class Probe:
         A split without both classes cannot be judged: the score is NaN and says why.
         """
         y = np.asarray(label, np.float32)
-        rows = {name: np.flatnonzero((self.split == name) & ~np.isnan(y)) for name in SPLITS}
+        rows, reason = labelled(self.split, y)
         positives, n = int(y[rows["test"]].sum()), len(rows["test"])
-        for name in SPLITS:
-            if len(np.unique(y[rows[name]])) < 2:
-                reason = one_class(name, int(y[rows[name]].sum()), len(rows[name]))
-                return Score(nan, nan, nan, nan, positives, n, reason)
-
-        X, Y = {name: self.features[of] for name, of in rows.items()}, {name: y[of] for name, of in rows.items()}
-        once = np.ones((len(X["train"]), len(PENALTIES)), np.float32)
-        path = fit(X["train"], Y["train"], once, PENALTIES, self.basis)
-        best = int(np.argmax([auc(Y["validation"], score) for score in (X["validation"] @ path).T]))
+        if reason:
+            return Score(nan, nan, nan, nan, positives, n, reason)
+        X = {name: self.features[of] for name, of in rows.items()}
+        Y = {name: y[of] for name, of in rows.items()}
+        path, best, _ = self._path(X, Y)
         draws = _bootstraps(self.owner[rows["train"]], Y["train"], seeds)
         resampled = fit(X["train"], Y["train"], draws, np.repeat(PENALTIES[best], len(seeds)), self.basis)
 
         scores = (X["test"] @ np.column_stack([path[:, best], resampled])).T
         aucs, kss = ([metric(Y["test"], score) for score in scores] for metric in (auc, ks))
         return Score(aucs[0], kss[0], _spread(aucs[1:]), _spread(kss[1:]), positives, n)
+
+    def answer(self, label: npt.ArrayLike) -> Answers:
+        """Like `score` without bootstraps, but each test row's score instead of what they come to."""
+        y = np.asarray(label, np.float32)
+        rows, reason = labelled(self.split, y)
+        told = np.full(len(y), nan, np.float32)
+        if reason:
+            return Answers(told, nan, reason)
+        X = {name: self.features[of] for name, of in rows.items()}
+        path, best, validation_auc = self._path(X, {name: y[of] for name, of in rows.items()})
+        told[rows["test"]] = X["test"] @ path[:, best]
+        return Answers(told, validation_auc)
+
+    def _path(self, X: dict[str, Array], Y: dict[str, Array]) -> tuple[Array, int, float]:
+        """[D, P] coefficients at every penalty, the one that validation rows like best, and their AUC of it."""
+        once = np.ones((len(X["train"]), len(PENALTIES)), np.float32)
+        path = fit(X["train"], Y["train"], once, PENALTIES, self.basis)
+        aucs = [auc(Y["validation"], score) for score in (X["validation"] @ path).T]
+        best = int(np.argmax(aucs))
+        return path, best, aucs[best]
 
 
 def probe(
@@ -109,6 +137,14 @@ def probe(
 ) -> Score:
     """One question to one set of features: `Probe(features, split, users).score(label, seeds)`."""
     return Probe(features, split, users).score(label, seeds)
+
+
+def labelled(split: npt.NDArray[Any], y: Array) -> tuple[dict[str, npt.NDArray[np.int64]], str]:
+    """The rows of each split that have a label [N] (0, 1, NaN), and why there is nothing to judge, if so."""
+    rows = {name: np.flatnonzero((split == name) & ~np.isnan(y)) for name in SPLITS}
+    short = [name for name in SPLITS if len(np.unique(y[rows[name]])) < 2]
+    reason = one_class(short[0], int(y[rows[short[0]]].sum()), len(rows[short[0]])) if short else ""
+    return rows, reason
 
 
 def one_class(split: str, positives: int, n: int) -> str:

@@ -93,7 +93,7 @@ def brute_force(events: list[Event], counts: Counts) -> dict[str, float]:
 def test_every_feature_is_what_its_name_says(seed: int) -> None:
     training, others = draw_users(seed, 40), [*draw_users(seed + 1, 8), []]
     counts = Counts().fit(profiles(training))
-    features = counts.transform(profiles(others))
+    features = counts.embed(profiles(others))
     assert features.shape == (9, len(counts.names))
     assert features.dtype == np.float32
     for row, events in zip(features, others, strict=True):
@@ -118,7 +118,7 @@ def test_rare_categories_are_pooled_and_unseen_ones_join_them() -> None:
     counts = Counts().fit(profiles(training))
     assert counts.categories == [("bill", "food"), ("bill", None)]
     rare = counts.names.index("bill/rare ones: events in all days")
-    assert counts.transform(profiles([[(DAY, 4, 1.0), (DAY, 5, 9.0)]]))[0, rare] == pytest.approx(np.log(3))
+    assert counts.embed(profiles([[(DAY, 4, 1.0), (DAY, 5, 9.0)]]))[0, rare] == pytest.approx(np.log(3))
 
 
 def test_a_category_is_known_by_name_whatever_its_row_in_the_text_table() -> None:
@@ -126,7 +126,7 @@ def test_a_category_is_known_by_name_whatever_its_row_in_the_text_table() -> Non
     flipped = Texts(TEXTS.ids, *([kind[k] for kind in reversed(KINDS)] for k in range(3)))
     users = draw_users(4, 10)
     moved = [[(age, len(KINDS) - 1 - text, value) for age, text, value in events] for events in users]
-    assert np.array_equal(counts.transform(profiles(users)), counts.transform(profiles(moved, flipped)))
+    assert np.array_equal(counts.embed(profiles(users)), counts.embed(profiles(moved, flipped)))
 
 
 def test_short_lookback_has_no_window_twice() -> None:
@@ -138,8 +138,8 @@ def test_refuses_what_it_cannot_count() -> None:
     with pytest.raises(DataError, match="without a single event"):
         Counts().fit(profiles([[], []]))
     counts, past = Counts().fit(profiles(draw_users(0, 20))), profiles(draw_users(0, 2))
-    with pytest.raises(DataError, match="fit and transform one store"):
-        counts.transform(
+    with pytest.raises(DataError, match="fit and embed one store"):
+        counts.embed(
             Profiles(
                 *[getattr(past, f) for f in past.__dataclass_fields__ if f != "modalities" and f != "texts"],
                 ("x",),

