@@ -32,6 +32,7 @@ from qanchor.inference.engine import QAnchor
 from qanchor.model import batch
 from qanchor.pipeline import Project
 from qanchor.stages import Stages
+from qanchor.training.checkpoints import Checkpoints
 from qanchor.useru import dataset, future
 from qanchor.useru.future import Items
 from qanchor.useru.phrases import stable_hash
@@ -42,9 +43,11 @@ SPLITS = {"users.validation": 0.3, "users.test": 0.1}
 """Its users: many to judge by, and few that are not looked at."""
 ALIGNED = {"training.pretrain.align_steps": 200, "training.pretrain.steps": 0}
 """What UserU's parts are compared by: minutes a lever, and the phase that carries the result (decision 0003)."""
-OPENED = {"training.pretrain.align_steps": 200, "training.pretrain.steps": 80}
-"""What the levers of the open phase are compared by: they go on from one and the same end of the align phase."""
-OPEN_ONLY = {f"training.pretrain.{key}" for key in ("steps", "mask", "mask_after", "ntp")} | {"model.prefix_attention"}
+OPENED = {"training.pretrain.align_steps": 200, "training.pretrain.steps": 60, "last": True}
+"""What the levers of the open phase are compared by: they go on from one and the same end of the align phase, and are
+judged by their last weights. (By the best on validation loss, as a run keeps them, most would be the end of align.)"""
+OPEN_ONLY = {f"training.pretrain.{key}" for key in ("steps", "mask", "mask_after", "ntp")}
+OPEN_ONLY |= {"model.prefix_attention", "last"}
 """Settings that the align phase does not see."""
 LEVERS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -83,7 +86,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "constant <USER_EMB>": {"model.anchor": "constant", "training.pretrain.steps": 440},
 }
 """Name -> settings that differ from the defaults; `only` keeps some of UserU (SQL), `select` is another objective for
-the summary of the future, `untouched` trains nothing, `blind` hides values and times of events."""
+the summary of the future, `untouched` trains nothing, `blind` hides values and times of events, `last` judges the last weights."""
 
 
 def top_k(every: Items, action: Any) -> Items:
@@ -107,14 +110,18 @@ def blind(*event: Any) -> Any:
     return np.zeros_like(FEATURES(*event))
 
 
-FEATURES = batch._event_features
+def keep_last(checkpoints: Checkpoints, model: Any) -> None:
+    """The weights that training ended with."""
+
+
+FEATURES, LOAD_BEST, KEEP_LAST = batch._event_features, Checkpoints.load_best, keep_last
 SELECT = {"representatives": future.representatives, "top_k": top_k, "random_subset": random_subset}
 
 
 def changed(base: config.Config, settings: dict[str, Any]) -> config.Config:
     data = base.model_dump(mode="json")
     for path, value in settings.items():
-        if path in ("only", "select", "untouched", "blind"):
+        if path in ("only", "select", "untouched", "blind", "last"):
             continue
         *sections, key = path.split(".")
         at = data
@@ -206,6 +213,7 @@ class Bench:
         checkpoints = project.out / "checkpoints"
         shutil.rmtree(checkpoints, ignore_errors=True)
         told = {key: value for key, value in settings.items() if key not in OPEN_ONLY}
+        Checkpoints.load_best = LOAD_BEST
         aligned = self.run / "aligned" / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
         if not aligned.exists():
             align = {**settings, "training.pretrain.steps": 0, "model.prefix_attention": "causal"}
@@ -214,6 +222,7 @@ class Bench:
             shutil.copytree(checkpoints, aligned)
             shutil.rmtree(checkpoints)
         shutil.copytree(aligned, checkpoints)
+        Checkpoints.load_best = KEEP_LAST if "last" in settings else LOAD_BEST
         project._pretrain("lever")
 
     def _retrieval(self, model: QAnchor, folder: Path) -> float:
