@@ -86,7 +86,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     "constant <USER_EMB>": {"model.anchor": "constant", "training.pretrain.steps": 440},
 }
 """Name -> settings that differ from the defaults; `only` keeps some of UserU (SQL), `select` is another objective for
-the summary of the future, `untouched` trains nothing, `blind` hides values and times of events, `last` judges the last weights."""
+the summary of the future, `untouched` trains nothing, `blind` hides values and times of events, `last` judges the last
+weights."""
 
 
 def top_k(every: Items, action: Any) -> Items:
