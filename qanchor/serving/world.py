@@ -27,7 +27,7 @@ from qanchor.inference.engine import QAnchor
 from qanchor.inference.snapshot import Snapshot
 from qanchor.model import persistence
 from qanchor.serving.live import KeptProfiles
-from qanchor.serving.probes import Probe, load_probes
+from qanchor.serving.probes import Probe, load_probes, makers
 from qanchor.serving.reader import Reader, Suffix
 from qanchor.serving.shelf import EMPTY, Shelf, stamps_of
 
@@ -117,7 +117,7 @@ def load(daily: Daily, before: World | None, warm_bytes: int) -> World:
         fingerprint,
         shelf,
         KeptProfiles(daily.kept, config.shards),
-        load_probes(project.out / "probes", fingerprint),
+        load_probes(project.out / "probes", makers(model, fingerprint)),
         Forgotten(project.storage / "store"),
         lookback,
         seen,
