@@ -26,11 +26,11 @@ def blocks(page: Path, language: str) -> list[str]:
 
 COMMANDS = sorted(
     {
-        line.split("#")[0].strip()
+        command
         for page in PAGES
         for block in blocks(page, "bash")
         for line in block.splitlines()
-        if "qanchor" in line and not line.startswith("#")
+        if "qanchor" in (command := line.split("#")[0].strip())
     }
 )
 

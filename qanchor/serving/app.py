@@ -3,81 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import math
 import time
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import orjson
-import pyarrow as pa
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qanchor import __version__
-from qanchor.errors import (
-    AuditError,
-    BusyError,
-    ConfigError,
-    CredentialError,
-    DataError,
-    LimitError,
-    ModelError,
-    QAnchorError,
-    ScopeError,
-)
+from qanchor.errors import BusyError, ConfigError, CredentialError, DataError, QAnchorError, ScopeError
 from qanchor.serving import messages as m
+from qanchor.serving import replies
 from qanchor.serving.delivery import Sent
 from qanchor.serving.door import Door
+from qanchor.serving.guard import PROBLEMS, Guard, explain_errors
 from qanchor.serving.principal import ANY, Principal
 from qanchor.serving.reader import Suffix
+from qanchor.serving.replies import Json
 from qanchor.serving.service import Found, Service, iso, moment_of
 from qanchor.serving.world import World, refreshed
 
 log = logging.getLogger("qanchor.serving")
-LARGEST_BODY = 8 << 20
-ARROW = "application/vnd.apache.arrow.stream"
-STATUS: tuple[tuple[type[QAnchorError], int], ...] = (
-    (CredentialError, 401),
-    (ScopeError, 403),
-    (LimitError, 429),
-    (BusyError, 503),
-    (AuditError, 503),
-    (ConfigError, 409),
-    (DataError, 409),
-    (ModelError, 409),
-    (QAnchorError, 500),
-)
 GONE = 499
 """For the metrics only: nobody is there to read the reply."""
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": m.Problem, "description": words}
-    for status, words in {
-        401: "no key or token, or not a good one",
-        403: "it does not reach so far",
-        404: "no such thing",
-        409: "not as this project is set up: the reason says how to mend it",
-        413: f"more than {LARGEST_BODY >> 20} MiB",
-        422: "the request cannot be read",
-        429: "too much from this key; see Retry-After",
-        503: "too busy; see Retry-After",
-    }.items()
-}
 T = TypeVar("T")
-
-
-class Json(Response):
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def create(service: Service, door: Door) -> FastAPI:
@@ -101,11 +54,11 @@ def create(service: Service, door: Door) -> FastAPI:
         swagger_ui_parameters={"persistAuthorization": False},
     )
     app.state.service, app.state.door = service, door
-    _errors(app)
+    explain_errors(app)
     _open(app, service)
     _reads(app, service, door)
     _writes(app, service, door)
-    app.add_middleware(Guard, service=service)
+    app.add_middleware(Guard, metrics=service.metrics)
     return app
 
 
@@ -114,6 +67,9 @@ async def principal(request: Request) -> Principal:
     door: Door = request.app.state.door
     try:
         return await door.principal(request.headers.get("authorization"))
+    except ConfigError as error:
+        log.error("nobody gets in: %s", error)
+        raise BusyError("keys cannot be checked just now: ask again in a while", 10) from None
     except CredentialError:
         door.writes(Principal("unknown", frozenset()), request.scope["route"].name, (), 0, "no credential")
         raise
@@ -197,14 +153,15 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
         else:
             await door.wrote(who, "embed", names, good, "ok")
         labels = [{"scenario": name} for name in asked.scenarios] + [{"query": query} for query in asked.queries]
-        if ARROW in request.headers.get("accept", ""):
-            return Response(_arrow(asked.user_ids, labels, results, world), media_type=ARROW)
-        if asked.encoding_format == "base64":
-            write: Callable[[Any], Any] = lambda x_O: base64.b64encode(x_O.astype("<f4").tobytes()).decode()  # noqa: E731
-        else:
-            write = np.ascontiguousarray
+        if replies.ARROW in request.headers.get("accept", ""):
+            return Response(replies.arrow(asked.user_ids, labels, results, world), media_type=replies.ARROW)
         data = [
-            {"user_id": user_id, **label, "as_of": iso(result.as_of), "embedding": write(embedding_O)}
+            {
+                "user_id": user_id,
+                **label,
+                "as_of": iso(result.as_of),
+                "embedding": replies.floats(embedding_O, asked.encoding_format),
+            }
             for user_id, result in zip(asked.user_ids, results, strict=True)
             if isinstance(result, Found)
             for label, embedding_O in zip(labels, result.embedding_GO, strict=True)
@@ -215,7 +172,7 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
                 "model": world.fingerprint,
                 "dimensions": dimensions,
                 "data": data,
-                "errors": _failed(asked.user_ids, results),
+                "errors": replies.failed(asked.user_ids, results),
             }
         )
 
@@ -242,7 +199,7 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
             if isinstance(result, Found)
             for name, embedding_O in zip(names, result.embedding_GO, strict=True)
         ]
-        return Json({"model": world.fingerprint, "data": data, "errors": _failed(users, results)})
+        return Json({"model": world.fingerprint, "data": data, "errors": replies.failed(users, results)})
 
     @app.post("/v1/search", tags=["embeddings"], response_model=m.SearchReply, name="search")
     async def search(asked: m.SearchRequest, who: Who) -> Response:
@@ -255,11 +212,12 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
             raise DataError(f"{asked.scenario!r} is not in the last refresh: name it in the config and refresh")
         if asked.user_id is not None:
             vector_O = matrix.get(asked.user_id)
-            if vector_O is None:
+            if vector_O is None or asked.user_id in world.forgotten:
                 raise HTTPException(404, "this user is not in the last refresh")
         else:
             vector_O = await service.answer(world, str(asked.sentence))
         near = await asyncio.to_thread(lambda: list(matrix.nearest(vector_O, asked.k)))
+        near = [(user_id, cosine) for user_id, cosine in near if user_id not in world.forgotten]
         await door.wrote(who, "search", [asked.scenario], len(near), "ok")
         data = [{"user_id": user_id, "similarity": similarity} for user_id, similarity in near]
         return Json({"model": world.fingerprint, "as_of": str(world.shelf.as_of), "data": data})
@@ -375,48 +333,6 @@ def _writes(app: FastAPI, service: Service, door: Door) -> None:
         return Json({"data": data})
 
 
-def _failed(user_ids: Sequence[str], results: Sequence[Found | str]) -> list[dict[str, str]]:
-    return [
-        {"user_id": user_id, "reason": result}
-        for user_id, result in zip(user_ids, results, strict=True)
-        if isinstance(result, str)
-    ]
-
-
-def _arrow(
-    user_ids: Sequence[str], labels: Sequence[dict[str, str]], results: Sequence[Found | str], world: World
-) -> bytes:
-    """An IPC stream: a row for each user and question, and one for each user who failed."""
-    users: list[str] = []
-    questions: list[str | None] = []
-    moments: list[int | None] = []
-    errors: list[str | None] = []
-    rows_NO, dim = [], world.reader.model.towers.dim
-    for user_id, result in zip(user_ids, results, strict=True):
-        good = isinstance(result, Found)
-        count = len(labels) if good else 1
-        users += [user_id] * count
-        questions += [next(iter(label.values())) for label in labels] if good else [None]
-        moments += [result.as_of if isinstance(result, Found) else None] * count
-        errors += [None if isinstance(result, Found) else result] * count
-        rows_NO.append(result.embedding_GO if isinstance(result, Found) else np.zeros((1, dim), np.float32))
-    flat = pa.array(np.concatenate(rows_NO).reshape(-1))
-    failed = pa.array([error is not None for error in errors])
-    table = pa.table(
-        {
-            "user_id": users,
-            "question": pa.array(questions, pa.string()),
-            "as_of": pa.array(moments, pa.timestamp("s", "UTC")),
-            "embedding": pa.FixedSizeListArray.from_arrays(flat, dim, mask=failed),
-            "error": pa.array(errors, pa.string()),
-        }
-    ).replace_schema_metadata({"model": world.fingerprint})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue().to_pybytes())
-
-
 async def _unless_gone(request: Request, futures: Sequence[asyncio.Future[T]]) -> list[T]:
     """The futures' results; when the client hangs up, they are cancelled, so that nothing is computed for nobody."""
 
@@ -435,89 +351,3 @@ async def _unless_gone(request: Request, futures: Sequence[asyncio.Future[T]]) -
         return list(results.result())
     finally:
         leaving.cancel()
-
-
-def _errors(app: FastAPI) -> None:
-    @app.exception_handler(QAnchorError)
-    async def refused(request: Request, error: QAnchorError) -> Response:
-        status = next(status for kind, status in STATUS if isinstance(error, kind))
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        if isinstance(error, BusyError):
-            headers["Retry-After"] = str(math.ceil(error.retry_after))
-        return Json({"error": str(error), "where": []}, status, headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def unread(request: Request, error: RequestValidationError) -> Response:
-        items = error.errors()
-        where = [".".join(str(part) for part in item["loc"] if part != "body") for item in items]
-        said = [
-            f"{key}: {item['msg'].removeprefix('Value error, ')}" if key else item["msg"].removeprefix("Value error, ")
-            for key, item in zip(where, items, strict=True)
-        ]
-        # of a thousand bad users the first few say it
-        text = "; ".join(said[:5]).encode("utf-8", "replace").decode()
-        return Json({"error": text, "where": [key.encode("utf-8", "replace").decode() for key in where[:20]]}, 422)
-
-    @app.exception_handler(HTTPException)
-    async def plain(request: Request, error: HTTPException) -> Response:
-        return Json({"error": error.detail, "where": []}, error.status_code, error.headers)
-
-
-class Guard:
-    """Around everything: bodies that are too large, errors that nobody expected, and how long it took."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.metrics = app, service.metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        start, status, size = time.perf_counter(), 0, 0
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        async def receiving() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > LARGEST_BODY:
-                raise _TooLarge
-            return message
-
-        try:
-            declared = dict(scope["headers"]).get(b"content-length", b"0")
-            if declared.isdigit() and int(declared) > LARGEST_BODY:
-                raise _TooLarge
-            await self.app(scope, receiving, sending)
-        except _TooLarge as error:
-            await _finish(Json({"error": error.detail, "where": []}, 413), status, scope, receive, sending)
-        except Exception as error:
-            # where, but no message: it may quote the request
-            trace = "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s %s: %s\n%s", scope["method"], _route(scope), type(error).__name__, trace)
-            await _finish(Json({"error": "internal error", "where": []}, 500), status, scope, receive, sending)
-        route = _route(scope)
-        self.metrics.requests.labels(route, str(status)).inc()
-        self.metrics.seconds.labels(route).observe(time.perf_counter() - start)
-
-
-class _TooLarge(HTTPException):
-    def __init__(self) -> None:
-        super().__init__(413, f"more than {LARGEST_BODY} bytes: send fewer at a time")
-
-
-def _route(scope: Scope) -> str:
-    """The route's pattern, never the path: that may hold a user's id."""
-    return getattr(scope.get("route"), "path", "other")
-
-
-async def _finish(
-    reply: Response, status: int, scope: Scope, receive: Receive, send: Callable[[Message], Awaitable[None]]
-) -> None:
-    if not status:
-        await reply(scope, receive, send)

@@ -169,6 +169,10 @@ class Appended:
         number: int = self._db.execute("SELECT count(*) FROM arrival").fetchone()[0]
         return number
 
+    def users(self) -> list[str]:
+        """Everybody of whom there is an event."""
+        return [user for (user,) in self._db.execute("SELECT DISTINCT user_id FROM arrival")]
+
     def due(self) -> list[tuple[str, int]]:
         """(source, hour) whose log file lacks something, or holds someone who was forgotten."""
         return self._db.execute("SELECT source, hour FROM due ORDER BY hour, source").fetchall()
@@ -202,16 +206,23 @@ class Appended:
         return number
 
     def drop_before(self, moment: int, arrived: int) -> None:
-        """Events before `moment` that arrived before `arrived` (seconds): a refresh has read them from the logs."""
+        """Hours before `arrived` (seconds) of which all events lie before `moment`: a refresh has read their files.
+
+        Never a part of an hour: its log file may have to be written again.
+        """
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            old = (
-                "SELECT n FROM arrival WHERE hour < ? AND (source, hour) NOT IN (SELECT source, hour FROM due) "
-                "AND n NOT IN (SELECT arrival FROM said WHERE time >= ?)"
+            self._db.execute(
+                "CREATE TEMP TABLE old AS SELECT DISTINCT source, hour FROM arrival WHERE hour < ? "
+                "EXCEPT SELECT source, hour FROM due "
+                "EXCEPT SELECT source, hour FROM arrival JOIN said ON said.arrival = arrival.n WHERE time >= ?",
+                (arrived // HOUR, moment),
             )
-            limits = (arrived // HOUR, moment)
-            self._db.execute(f"DELETE FROM said WHERE arrival IN ({old})", limits)
-            self._db.execute(f"DELETE FROM arrival WHERE n IN ({old})", limits)
+            theirs = "SELECT n FROM arrival WHERE (source, hour) IN (SELECT source, hour FROM old)"
+            self._db.execute(f"DELETE FROM said WHERE arrival IN ({theirs})")
+            self._db.execute(f"DELETE FROM arrival WHERE n IN ({theirs})")
+            self._db.execute("DELETE FROM word WHERE text NOT IN (SELECT text FROM said)")
+            self._db.execute("DROP TABLE old")
 
     def close(self) -> None:
         self._db.close()

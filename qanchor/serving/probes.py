@@ -9,6 +9,7 @@ Shapes: N rows, O dimensions.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from qanchor import embeddings
 from qanchor.errors import DataError, ModelError
 from qanchor.evaluation.metrics import auc
 from qanchor.events import atomic
+from qanchor.inference.engine import QAnchor
+from qanchor.inference.snapshot import digest
 from qanchor.model import persistence
 from qanchor.pipeline import Project
 
@@ -37,7 +40,7 @@ class Probe:
 
     scenario: str
     model: str
-    """Fingerprint of the model whose embeddings it reads."""
+    """Whose embeddings it reads: a hash of the model's fingerprint and the scenario's soft prompt."""
     auc: float
     """On validation users."""
     rate: float
@@ -73,17 +76,21 @@ def fit_probes(project: Project) -> dict[str, Probe | str]:
     path = project.storage / "embeddings" / "tuned.parquet"
     if not path.exists():
         raise DataError(f"no {path}: run `qanchor evaluate` first, probes are fitted on its embeddings and labels")
-    fingerprint = persistence.fingerprint(persistence.load(project.out / "model", project.out / "vectors"))
+    model = QAnchor.from_pretrained(project.out / "model", project.out / "vectors")
+    made_by = makers(model, persistence.fingerprint(model.towers))
     found: dict[str, Probe | str] = {}
     for name, y in project.labels.items():
         X = embeddings.read(path, name)
         rows = {split: _labelled(project.rows(split), y) for split in ("train", "validation")}
+        if name not in made_by:
+            found[name] = "the model has no soft prompt for it"
+            continue
         lacking = [split for split, of in rows.items() if len(np.unique(y[of])) < 2]
         if lacking:
             found[name] = f"{lacking[0]} users with a label are all of one class"
             continue
         found[name] = fit(
-            name, fingerprint, (X[rows["train"]], y[rows["train"]]), (X[rows["validation"]], y[rows["validation"]])
+            name, made_by[name], (X[rows["train"]], y[rows["train"]]), (X[rows["validation"]], y[rows["validation"]])
         )
     for name, probe in found.items():
         if isinstance(probe, Probe):
@@ -109,10 +116,16 @@ def fit(name: str, model: str, train: tuple[Floats, Floats], validation: tuple[F
     return best
 
 
-def load_probes(folder: Path, model: str) -> dict[str, Probe]:
-    """The probes of a run that belong to this model."""
+def makers(model: QAnchor, fingerprint: str) -> dict[str, str]:
+    """Scenario -> what a probe on its embeddings belongs to."""
+    prompts = model.prompts.items()
+    return {name: digest(fingerprint, prompt.prompt_KD.float().cpu().tolist()) for name, prompt in prompts}
+
+
+def load_probes(folder: Path, made_by: Mapping[str, str]) -> dict[str, Probe]:
+    """The probes of a run that belong to these makers."""
     found = (Probe.load(path) for path in sorted(folder.glob("*.safetensors")))
-    return {probe.scenario: probe for probe in found if probe.model == model}
+    return {probe.scenario: probe for probe in found if made_by.get(probe.scenario) == probe.model}
 
 
 def _labelled(rows: npt.NDArray[np.int64], y: Floats) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from qanchor.daily import Daily
 from qanchor.errors import DataError, QAnchorError
+from qanchor.events.forgotten import Forgotten
 from qanchor.forget import Trace, forget
 from qanchor.serving import delivery
 from qanchor.serving import world as worlds
@@ -103,6 +104,8 @@ class Service:
 
     def stored(self, world: World, user_id: str, names: Sequence[str]) -> Found | None:
         """What the last refresh left of a user, if it has all of these scenarios."""
+        if user_id in world.forgotten:
+            return None
         rows = []
         for name in names:
             matrix = world.shelf.matrices.get(name)
@@ -201,6 +204,8 @@ class Service:
         ]
         arrivals = [each for each in found if not isinstance(each, str)]
         new = await asyncio.wrap_future(self.inbox.append(arrivals)) if arrivals else []
+        if late := [each.user_id for each in arrivals if each.user_id in self.world.forgotten]:
+            await self._on_thread(self._appended.forget, late)  # forgotten while it was written
         done = iter(new)
         return [each if isinstance(each, str) else next(done) for each in found]
 
@@ -211,18 +216,26 @@ class Service:
             DataError: an ingest or a refresh is at work.
         """
         async with self._changing:
-            # the list of the forgotten comes first, so that no event slips in behind
             traces = await asyncio.to_thread(forget, self.daily, [user_id])
-            self.world.forgotten.add([user_id])
+            # from here on the old world does not answer for the user either, should there be no new one yet
+            self.world = replace(self.world, forgotten=Forgotten(self.daily.project.storage / "store"))
             number = await self._on_thread(self._appended.forget, [user_id])
             await self.deliver()
-            await self._reload()
             await self._on_thread(self.world.reader.warm.forget, user_id)
+        await self.look()
         return [*traces, Trace("appended events", number, 0)]
 
     async def _reload(self) -> None:
+        """Take up what is on the disk, and let go of what it says is over."""
         self.world = await asyncio.to_thread(worlds.load, self.daily, self.world, self._warm_bytes)
         self.stale = None
+        gone = [user for user in await self._on_thread(self._appended.users) if user in self.world.forgotten]
+        if gone:  # by `qanchor forget`
+            await self._on_thread(self._appended.forget, gone)
+            await self.deliver()
+        if as_of := self.world.shelf.as_of:
+            moment, arrived = _midnight(as_of), int(time.time()) - REMEMBERED
+            await self._on_thread(self._appended.drop_before, moment, arrived)
 
     async def _watch(self) -> None:
         while True:
@@ -238,9 +251,6 @@ class Service:
                     return
                 self._tried = seen
                 await self._reload()
-                if as_of := self.world.shelf.as_of:
-                    moment, arrived = _midnight(as_of), int(time.time()) - REMEMBERED
-                    await self._on_thread(self._appended.drop_before, moment, arrived)
                 log.info(
                     "answering from the refresh as of %s, model %s", self.world.shelf.as_of, self.world.fingerprint
                 )

@@ -13,9 +13,11 @@ import polars as pl
 import pytest
 from service_world import DAY, FREE, START, embedded, log, look, refreshed, save_model, serving, vectors
 
+from qanchor.forget import forget
 from qanchor.serving import delivery
-from qanchor.serving.inbox import Appended
-from qanchor.serving.probes import fit, load_probes
+from qanchor.serving import inbox as inboxes
+from qanchor.serving.inbox import Appended, Arrival, Inbox
+from qanchor.serving.probes import fit, load_probes, makers
 
 APPENDER = Path(__file__).parent / "appender.py"
 
@@ -67,7 +69,7 @@ def test_a_refresh_and_a_model_are_taken_up_without_a_failed_request(tmp_path):
                     statuses.append(reply.status_code)
                     assert not reply.json().get("errors"), reply.text
 
-        asking = threading.Thread(target=ask)
+        asking = threading.Thread(target=ask, daemon=True)
         asking.start()
         append(client, event("e", second=12 * DAY + 60))
         client.portal.call(client.service.deliver)
@@ -128,6 +130,47 @@ def test_a_forgotten_user_is_nowhere(tmp_path):
         assert append(client, event("h")).json()["accepted"] == 0
 
 
+def test_forgotten_by_the_command_line_or_while_a_new_model_waits(tmp_path):
+    project = refreshed(tmp_path / "world")
+    with serving(project, tmp_path) as client:
+        append(client, event("e"), event("f", user="u2"))
+        save_model(tmp_path / "world" / "run" / "model", seed=1)  # it cannot be taken up
+        assert client.delete("/v1/users/u1").status_code == 200
+        for asked in ({"scenarios": ["coffee"]}, {"queries": [FREE]}, {"scenarios": ["coffee"], "as_of": "now"}):
+            assert not client.post("/v1/embed", json={"user_ids": ["u1"], **asked}).json()["data"]
+        found = client.post("/v1/search", json={"scenario": "coffee", "user_id": "u0", "k": 100}).json()["data"]
+        assert "u1" not in [item["user_id"] for item in found]
+        assert client.post("/v1/search", json={"scenario": "coffee", "user_id": "u1"}).status_code == 404
+        project.refresh(None)
+        forget(project, ["u2"])
+        look(client)
+        assert client.get("/v1/status").json()["appended"] == 0
+
+
+def test_old_hours_are_dropped_whole_once_a_refresh_has_read_them(tmp_path, monkeypatch):
+    inbox = Inbox(tmp_path / "inbox.sqlite")
+
+    def arrive(id, moment, hour):
+        monkeypatch.setattr(inboxes.time, "time", lambda: hour * 3600)
+        said = ((moment, 0, 1, 1.0, ("bill", "bill", "rent")),)
+        return inbox.append([Arrival(id, "bill/*.csv", "u", {"id": id}, said)]).result() == [True]
+
+    times = {"old": (10, 1), "beside a newer one": (10, 2), "newer": (99, 2), "late": (10, 8), "not delivered": (10, 3)}
+    assert all(arrive(id, *when) for id, when in times.items())
+    appended = Appended(inbox.path)
+    for hour, count in ((1, 1), (2, 2), (8, 1)):
+        appended.delivered("bill/*.csv", hour, count)
+    appended.drop_before(50, 5 * 3600)
+    left = [row["id"] for hour in range(9) for row in appended.rows("bill/*.csv", hour)]
+    assert sorted(left) == ["beside a newer one", "late", "newer", "not delivered"]
+    assert len(appended.since("u", 0, 100)) == 4
+    assert arrive("old", 10, 9)  # nobody remembers it
+    appended.delivered("bill/*.csv", 3, 5)  # one came while the file was written
+    assert ("bill/*.csv", 3) in appended.due()
+    appended.close()
+    inbox.close()
+
+
 def test_a_restart_delivers_what_was_left(tmp_path):
     project = refreshed(tmp_path / "world")
     with serving(project, tmp_path) as client:
@@ -146,11 +189,13 @@ def test_scores_are_the_probes_on_the_embeddings(tmp_path):
     X = random.standard_normal((300, 16)).astype(np.float32)
     y = (X[:, 0] + 0.5 * random.standard_normal(300) > 0.5).astype(np.float32)
     with serving(project, tmp_path) as client:
-        probe = fit("coffee", client.service.world.fingerprint, (X[:200], y[:200]), (X[200:], y[200:]))
+        world = client.service.world
+        made_by = makers(world.reader.model, world.fingerprint)
+        probe = fit("coffee", made_by["coffee"], (X[:200], y[:200]), (X[200:], y[200:]))
         assert probe.auc > 0.9
         assert probe(X[:200]).mean() == pytest.approx(y[:200].mean(), abs=0.02)
         probe.save(tmp_path / "world" / "run" / "probes" / "coffee.safetensors")
-        assert load_probes(tmp_path / "world" / "run" / "probes", "another model") == {}
+        assert load_probes(tmp_path / "world" / "run" / "probes", {"coffee": "another prompt"}) == {}
         look(client)
         asked = {"user_ids": ["u0", "moon"], "scenarios": ["coffee"]}
         reply = client.post("/v1/score", json=asked).json()
