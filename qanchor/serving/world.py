@@ -26,12 +26,7 @@ from qanchor.events.store import EventStore
 from qanchor.inference.engine import QAnchor
 from qanchor.inference.snapshot import Snapshot
 from qanchor.model import persistence
-<<<<<<< HEAD
-from qanchor.serving.probes import Probe, load_probes
-=======
-from qanchor.serving.live import KeptProfiles
 from qanchor.serving.probes import Probe, load_probes, makers
->>>>>>> serve
 from qanchor.serving.reader import Reader, Suffix
 from qanchor.serving.shelf import EMPTY, Shelf, stamps_of
 from qanchor.storage import Place
@@ -112,13 +107,8 @@ def load(daily: Daily, before: World | None, warm_bytes: int) -> World:
         reader,
         fingerprint,
         shelf,
-<<<<<<< HEAD
         ProfileStore(daily.kept, config.shards, config.modality_names),
-        load_probes(project.out / "probes", fingerprint),
-=======
-        KeptProfiles(daily.kept, config.shards),
         load_probes(project.out / "probes", makers(model, fingerprint)),
->>>>>>> serve
         Forgotten(project.storage / "store"),
         lookback,
         seen,
