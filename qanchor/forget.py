@@ -91,7 +91,7 @@ def _tables(daily: Daily) -> list[Place]:
 
 
 def _aside(daily: Daily) -> list[Place]:
-    return [*daily.snapshots.glob("*/set-aside/*.json")]
+    return [*daily.snapshots.glob("*/_set-aside/*.json")]
 
 
 def _interviews(daily: Daily) -> list[Path]:

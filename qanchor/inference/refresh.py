@@ -30,7 +30,7 @@ class ShardReport:
     carried: int = 0
     """and those that were taken over from the last refresh."""
     set_aside: int = 0
-    """Users who could not be embedded: `set-aside/` beside the scenarios says why."""
+    """Users who could not be embedded: `_set-aside/` beside the scenarios says why."""
     up_to_date: bool = False
     """There was nothing to do."""
 

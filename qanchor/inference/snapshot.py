@@ -97,25 +97,25 @@ class Snapshot:
     def started(self, shard: int) -> list[str]:
         """Scenarios of a pass that was killed: to be computed together again, since in other company they round
         otherwise."""
-        (data,) = storage.contents([self._beside("started", shard)])
+        (data,) = storage.contents([self._beside("_started", shard)])
         return [] if data is None else json.loads(data)
 
     def start(self, shard: int, scenarios: list[str]) -> None:
-        atomic.write_json(self._beside("started", shard), scenarios)
+        atomic.write_json(self._beside("_started", shard), scenarios)
 
     def finish(self, shard: int) -> None:
-        atomic.remove(self._beside("started", shard))
+        atomic.remove(self._beside("_started", shard))
 
     def set_aside(self, shard: int) -> dict[str, str]:
         """Users of a shard who could not be embedded, and why."""
-        (data,) = storage.contents([self._beside("set-aside", shard)])
+        (data,) = storage.contents([self._beside("_set-aside", shard)])
         return {} if data is None else json.loads(data)
 
     def write_set_aside(self, shard: int, reasons: dict[str, str]) -> None:
         if reasons:
-            atomic.write_json(self._beside("set-aside", shard), dict(sorted(reasons.items())))
+            atomic.write_json(self._beside("_set-aside", shard), dict(sorted(reasons.items())))
         else:
-            atomic.remove(self._beside("set-aside", shard))
+            atomic.remove(self._beside("_set-aside", shard))
 
     def _beside(self, what: str, shard: int) -> Place:
         return self.folder / f"as_of={self.as_of}" / what / f"shard-{shard:04d}.json"
