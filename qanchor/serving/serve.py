@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 from pathlib import Path
@@ -54,6 +55,9 @@ def serve(
     tokens = Tokens(KeySet(jwks), issuer, audience) if issuer and jwks else None
     door = Door(None if no_auth else known, tokens, Limits(rate, 2 * rate), Audit(audit, key_from_environment()))
     app = create(Service(daily, warm_mb << 20), door)
+    # what was imported stays: a collection that walks through all of torch would hold up every request
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
         app,
         host=host,

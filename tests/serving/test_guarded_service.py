@@ -16,8 +16,9 @@ from service_world import DAY, FREE, START, refreshed, serving
 from typer.testing import CliRunner
 
 from qanchor.cli import app as cli
-from qanchor.errors import BusyError, ConfigError
+from qanchor.errors import BusyError, ConfigError, CredentialError
 from qanchor.serving.batcher import Batcher
+from qanchor.serving.principal import Principal
 from qanchor.serving.serve import serve
 
 SCOPES = {
@@ -270,3 +271,34 @@ def test_malformed_requests_are_refused_with_the_reason(client, caplog):
         paths()
     assert not caplog.records
     assert seen.count(422) > 50
+
+
+def test_a_token_gets_in_where_tokens_are_taken(client):
+    class Tokens:
+        def principal(self, token):
+            if token != "good":
+                raise CredentialError("token refused (bad signature)")
+            return Principal("token:team", frozenset({"embed:coffee"}))
+
+    door = client.app.state.door
+    door.tokens = Tokens()
+    try:
+        assert status(client, "embed", "good") == 200
+        assert status(client, "embed others", "good") == 403
+        assert status(client, "embed", "forged") == 401
+        assert status(client, "embed", client.keys["coffee only"]) == 200
+    finally:
+        door.tokens = None
+
+
+def test_while_the_keys_cannot_be_read_nobody_gets_in(client, folder):
+    path = folder / "keys.json"
+    kept = path.read_bytes()
+    path.write_text("not JSON")
+    try:
+        reply = client.post("/v1/embed", json=COFFEE)
+    finally:
+        path.write_bytes(kept)
+    assert reply.status_code == 503
+    assert "keys.json" not in reply.text
+    assert client.post("/v1/embed", json=COFFEE).status_code == 200
