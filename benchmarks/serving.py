@@ -74,9 +74,7 @@ def everyone(daily: Daily) -> list[str]:
 
 
 def newest(daily: Daily) -> Snapshot:
-    from datetime import date
-
-    return Snapshot(daily.snapshots, date.fromisoformat(max(day for day, _ in refreshed(daily).values())))
+    return Snapshot(daily.snapshots, max(state.as_of for state in refreshed(daily).values()))
 
 
 def point_reads(daily: Daily, users: list[str]) -> dict[str, float]:
