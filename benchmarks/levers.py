@@ -83,6 +83,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "open, NTP .3": {**OPENED, "training.pretrain.ntp": 0.3},
     "open, mixed batches": {**OPENED, "training.pretrain.mixed": True},
     "open, 2 layers": {**OPENED, "model.layers": 2},
+    "open, 2 layers, hybrid attention": {**OPENED, "model.layers": 2, "model.prefix_attention": "hybrid"},
     "constant <USER_EMB>": {"model.anchor": "constant", "training.pretrain.steps": 440},
 }
 """Name -> settings that differ from the defaults; `only` keeps some of UserU (SQL), `select` is another objective for
