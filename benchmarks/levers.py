@@ -67,6 +67,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "align, mixed batches": {**ALIGNED, "training.pretrain.mixed": True},
     "align, other query as a negative": {**ALIGNED, "training.pretrain.other_query": True},
     "align, no value and time features": {**ALIGNED, "blind": True},
+    "align, no value and time features, another seed": {**ALIGNED, "blind": True, "training.seed": 1},
     "align, tau .03": {**ALIGNED, "training.pretrain.temperature": 0.03},
     "align, tau .15": {**ALIGNED, "training.pretrain.temperature": 0.15},
     "align, tau .3": {**ALIGNED, "training.pretrain.temperature": 0.3},
