@@ -29,7 +29,6 @@ from qanchor import config, datasets
 from qanchor.baselines.counts import Counts
 from qanchor.evaluation.probe import Probe
 from qanchor.inference.engine import QAnchor
-from qanchor.model import batch
 from qanchor.pipeline import Project
 from qanchor.stages import Stages
 from qanchor.training.checkpoints import Checkpoints
@@ -66,8 +65,8 @@ LEVERS: dict[str, dict[str, Any]] = {
     "align, another seed": {**ALIGNED, "training.seed": 1},
     "align, mixed batches": {**ALIGNED, "training.pretrain.mixed": True},
     "align, other query as a negative": {**ALIGNED, "training.pretrain.other_query": True},
-    "align, no value and time features": {**ALIGNED, "blind": True},
-    "align, no value and time features, another seed": {**ALIGNED, "blind": True, "training.seed": 1},
+    "align, value and time features": {**ALIGNED, "model.event_features": True},
+    "align, value and time features, another seed": {**ALIGNED, "model.event_features": True, "training.seed": 1},
     "align, tau .03": {**ALIGNED, "training.pretrain.temperature": 0.03},
     "align, tau .15": {**ALIGNED, "training.pretrain.temperature": 0.15},
     "align, tau .3": {**ALIGNED, "training.pretrain.temperature": 0.3},
@@ -88,8 +87,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "constant <USER_EMB>": {"model.anchor": "constant", "training.pretrain.steps": 440},
 }
 """Name -> settings that differ from the defaults; `only` keeps some of UserU (SQL), `select` is another objective for
-the summary of the future, `untouched` trains nothing, `blind` hides values and times of events, `last` judges the last
-weights."""
+the summary of the future, `untouched` trains nothing, `last` judges the last weights."""
 
 
 def top_k(every: Items, action: Any) -> Items:
@@ -108,23 +106,18 @@ def _rank(owner: Any) -> Any:
     return np.arange(len(owner)) - np.searchsorted(owner, owner)
 
 
-def blind(*event: Any) -> Any:
-    """No event features."""
-    return np.zeros_like(FEATURES(*event))
-
-
 def keep_last(checkpoints: Checkpoints, model: Any) -> None:
     """The weights that training ended with."""
 
 
-FEATURES, LOAD_BEST, KEEP_LAST = batch._event_features, Checkpoints.load_best, keep_last
+LOAD_BEST, KEEP_LAST = Checkpoints.load_best, keep_last
 SELECT = {"representatives": future.representatives, "top_k": top_k, "random_subset": random_subset}
 
 
 def changed(base: config.Config, settings: dict[str, Any]) -> config.Config:
     data = base.model_dump(mode="json")
     for path, value in settings.items():
-        if path in ("only", "select", "untouched", "blind", "last"):
+        if path in ("only", "select", "untouched", "last"):
             continue
         *sections, key = path.split(".")
         at = data
@@ -187,7 +180,6 @@ class Bench:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "store").symlink_to((self.run / "store").resolve())
         start = time.perf_counter()
-        batch._event_features = blind if "blind" in settings else FEATURES
         future.representatives = SELECT[settings.get("select", "representatives")]
         told = {key: value for key, value in settings.items() if key.startswith(("useru", "only", "select"))}
         if told != self.told:

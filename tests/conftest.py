@@ -64,7 +64,13 @@ def random_profiles(
 
 
 def tiny_towers(
-    seed: int = 0, width: int = 64, layers: int = 2, seeded: bool = True, live: bool = True, named: bool = True
+    seed: int = 0,
+    width: int = 64,
+    layers: int = 2,
+    seeded: bool = True,
+    live: bool = True,
+    named: bool = True,
+    features: bool = False,
 ) -> Towers:
     """A small embedded model; `live` gives its residual branches weights, which start at zero otherwise."""
     torch.manual_seed(seed)
@@ -74,7 +80,7 @@ def tiny_towers(
         for layer in backbone.get_decoder().layers:
             torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.1)
             torch.nn.init.normal_(layer.mlp.down_proj.weight, std=0.1)
-    towers = Towers(backbone, tokenizer, NgramEncoder(32, 512), ("bill", "mini"), 16, 3, seeded, named)
+    towers = Towers(backbone, tokenizer, NgramEncoder(32, 512), ("bill", "mini"), 16, 3, seeded, named, False, features)
     towers.settings = {
         "format": 2,
         "modalities": ["bill", "mini"],
@@ -85,6 +91,7 @@ def tiny_towers(
         "prompt_tokens": 3,
         "seeded": seeded,
         "named": named,
+        "event_features": features,
     }
     return towers.eval()
 

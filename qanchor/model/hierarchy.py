@@ -52,8 +52,8 @@ class Adapter(nn.Sequential):
 class Hierarchy(nn.Module):
     """Turns a batch of events into prefix tokens.
 
-    Eq. 1 takes the text embedding h alone. Here h = W text + V features (value, calendar, gap to the newest event), and
-    a modality's summary carries its counts, since a mean cannot tell one coffee from fifty.
+    Eq. 1 takes the text embedding h alone; with `features`, h = W text + V features (value, calendar, gap to the newest
+    event). A modality's summary carries its counts, since a mean cannot tell one coffee from fifty.
 
     `named`: a modality is known by its name's text vector, which joins what every modality's events pass through alike,
     and the user token reads the mean of the modality tokens; so the weights fit logs of any modalities. Otherwise, as
@@ -61,12 +61,12 @@ class Hierarchy(nn.Module):
     modalities are then known by their order.
     """
 
-    def __init__(self, modalities: int, text_width: int, width: int, named: bool) -> None:
+    def __init__(self, modalities: int, text_width: int, width: int, named: bool, features: bool) -> None:
         super().__init__()
         self.width, self.named = width, named
         own = 1 if named else modalities
         self.text_in = nn.Linear(text_width, width, bias=False)
-        self.feature_in = nn.Linear(EVENT_FEATURES, width)
+        self.feature_in = nn.Linear(EVENT_FEATURES, width) if features else None
         self.event = nn.ModuleList(Adapter(width, width) for _ in range(own))
         self.worth_in = nn.Linear(len(DECAY_DAYS), width)
         self.count_in = nn.Linear(COUNT_FEATURES, width)
@@ -122,18 +122,26 @@ class Hierarchy(nn.Module):
         return token_RD
 
     def _events(self, batch: Batch, text_UW: Tensor, name_MD: Tensor) -> Tensor:
-        """z^(evt) [E, D] of Eq. 1."""
-        # The text's part of h is computed once per distinct text, not once per event.
-        h_ED = _by_row(self.text_in, text_UW)[batch.text_E] + _by_row(self.feature_in, batch.feature_EF)
+        """z^(evt) [E, D] of Eq. 1. What depends on the text alone is computed once per distinct text, not per event."""
+        h_UD = _by_row(self.text_in, text_UW)
+        if self.feature_in is not None:
+            h_ED = h_UD[batch.text_E] + _by_row(self.feature_in, batch.feature_EF)
+            return self._adapted(h_ED, batch.modality_E, name_MD)
+        # a text is of one modality
+        modality_U = batch.modality_E.new_zeros(len(h_UD)).index_put((batch.text_E,), batch.modality_E)
+        return self._adapted(h_UD, modality_U, name_MD)[batch.text_E]
+
+    def _adapted(self, h_RD: Tensor, modality_R: Tensor, name_MD: Tensor) -> Tensor:
+        """[R, D] through the adapter of all modalities, or of each row's own."""
         if self.named:
-            return _by_row(self.event[0], h_ED + name_MD[batch.modality_E])
-        z_ED: Tensor = h_ED.new_zeros(h_ED.shape)
+            return _by_row(self.event[0], h_RD + name_MD[modality_R])
+        z_RD: Tensor = h_RD.new_zeros(h_RD.shape)
         for m, adapter in enumerate(self.event):
-            rows = (batch.modality_E == m).nonzero().squeeze(1)
+            rows = (modality_R == m).nonzero().squeeze(1)
             if len(rows):
-                z_m = _by_row(adapter, h_ED[rows]) + name_MD[m]
-                z_ED = z_ED.index_copy(0, rows, z_m.to(z_ED.dtype))
-        return z_ED
+                z_m = _by_row(adapter, h_RD[rows]) + name_MD[m]
+                z_RD = z_RD.index_copy(0, rows, z_m.to(z_RD.dtype))
+        return z_RD
 
     def _modalities(self, batch: Batch, event_ED: Tensor, name_MD: Tensor) -> Tensor:
         """z^(mdl) [B, M, D]: the mean over *all* the window's events, then the shared modal adapter."""

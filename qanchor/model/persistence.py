@@ -66,7 +66,16 @@ def build(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
     named = model.backbone == "embedded"
     hybrid = model.prefix_attention == "hybrid"
     towers = Towers(
-        backbone, tokenizer, text_encoder, config.modality_names, model.dim, model.prompt_tokens, seeded, named, hybrid
+        backbone,
+        tokenizer,
+        text_encoder,
+        config.modality_names,
+        model.dim,
+        model.prompt_tokens,
+        seeded,
+        named,
+        hybrid,
+        model.event_features,
     )
     towers.settings = {
         "format": FORMAT,
@@ -78,6 +87,7 @@ def build(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
         "seeded": seeded,
         "named": named,
         "hybrid": hybrid,
+        "event_features": model.event_features,
     }
     return towers
 
@@ -174,6 +184,7 @@ def load(folder: Path, vectors: Path | None = None) -> Towers:
         settings["seeded"],
         settings["named"],
         settings.get("hybrid", False),
+        settings.get("event_features", True),  # what was saved before there was a choice has them
     )
     towers.settings = settings
     restore(towers, state, str(folder))

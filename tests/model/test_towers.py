@@ -159,3 +159,15 @@ def test_a_prefix_changes_with_new_events_or_a_crossed_idle_bucket_only(towers):
     for field in dataclasses.fields(same):
         if field.name != "idle_B":
             assert np.array_equal(getattr(same, field.name), getattr(shifted, field.name)), field.name
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_text_read_once_equals_each_of_its_events_read(profiles, named):
+    """Features of weight nothing change nothing, but that every event goes through its adapter by itself."""
+    once, each = tiny_towers(named=named).float(), tiny_towers(named=named, features=True).float()
+    each.load_state_dict(once.state_dict(), strict=False)
+    torch.nn.init.zeros_(each.hierarchy.feature_in.weight)
+    torch.nn.init.zeros_(each.hierarchy.feature_in.bias)
+    batch = collate(profiles, np.arange(len(profiles)), np.array([8, 6]))
+    prefixes = [towers.prefix(batch, towers.text_encoder.index(profiles.texts.described)) for towers in (once, each)]
+    torch.testing.assert_close(prefixes[0].token_BPD, prefixes[1].token_BPD, atol=1e-5, rtol=1e-4)

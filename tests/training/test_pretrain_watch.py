@@ -170,7 +170,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move(tmp_path):
     towers = tiny_towers(live=False)
     pretraining = Pretraining(towers, *corpora(towers), SETTINGS, 0, tmp_path)
     before = {name: tensor.clone() for name, tensor in persistence.weights(towers).items()}
-    towers.hierarchy.feature_in.weight.register_hook(lambda gradient: gradient * torch.inf)
+    towers.hierarchy.text_in.weight.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(TrainingError, match=r"gradient (nan|inf) at step 0 of align, users u\d+"):
         list(pretraining.run())
     after = persistence.weights(towers)
