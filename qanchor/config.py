@@ -245,7 +245,7 @@ class Model(Section):
     `auto`: attention for the embedded backbone, constant for a pretrained one."""
     event_features: bool = False
     """Whether an event is also told its value, its hour and day, and its gap to the newest event. Without, as in Eq. 1,
-    it is its text, and is read once however often it occurs (decision 0007). A `start` keeps what it was trained with."""
+    it is its text, and is read once however often it occurs (decision 0007). A `start` keeps its own."""
     prefix_attention: Literal["causal", "hybrid"] = "causal"
     """`hybrid` lets each token of the prefix see all of it, also what comes later; suffixes stay causal."""
     hidden: Annotated[int, Field(ge=32)] = 256
