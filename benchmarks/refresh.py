@@ -19,18 +19,16 @@ import argparse
 import datetime as dt
 import json
 import os
-import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
+from contestants import machine, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +60,6 @@ QUESTIONS = {
     "promo": "Will the user take part in the big sale?",
     "value": "Does the user look for value for money?",
 }
-T = TypeVar("T")
 
 
 def main() -> None:
@@ -261,31 +258,14 @@ def report(result: dict[str, Any], options: argparse.Namespace) -> None:
     for part in ("events", "texts", "profile", "embeddings", "total"):
         table.add_row(f"bytes a user: {part}", f"{size[part]:,.0f}", "")
     table.add_row("the paper's token buffer / total", f"{size['times_less']:,.0f}x", "at least 100x")
-    machine = {
-        "cpu": cpu(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "torch": torch.__version__,
-    }
-    console.print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f}; {options.users:,} users")
+    this = machine("cpu")
+    console.print(f"{this['device']}, {this['cores']} cores, load {this['load']:.1f}; {options.users:,} users")
     console.print(table)
     settings = {"users": options.users, "shards": options.shards, "reads": options.reads}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(
-        json.dumps({"machine": machine, "targets": TARGETS, "settings": settings, **result}, indent=1) + "\n"
+        json.dumps({"machine": this, "targets": TARGETS, "settings": settings, **result}, indent=1) + "\n"
     )
-
-
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
-
-
-def cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

@@ -97,6 +97,15 @@ def tiny_towers(
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What another process computes on one thread is computed here in the same way: sums of more round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def profiles() -> Profiles:
     return random_profiles()
 

@@ -185,6 +185,7 @@ def test_a_snapshot_as_a_data_set_for_search(world):
         assert nearest["user_id"].to_pylist() == [user]
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_killed_at_every_write_and_run_again_equals_uninterrupted(world):
     """A process of its own that forks a child for each write, and kills the child just before it."""
     refresh(world.job(12))

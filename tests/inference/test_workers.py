@@ -22,6 +22,7 @@ def world(tmp_path):
     return world
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_one_of_two_nodes_is_killed_in_the_middle(world):
     script = Path(__file__).parent / "cluster.py"
     paths = os.pathsep.join([str(script.parent.parent.parent), str(script.parent.parent), str(script.parent)])
