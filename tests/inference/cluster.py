@@ -22,13 +22,12 @@ from qanchor.inference import workers
 
 
 def slow_refresh(job, shard):
-    """Leaves a note of where it began; the first attempts wait to be killed, or for the death of the other node."""
+    """Leaves a note of where it began. First attempts wait for the death of the second node, where they never end."""
     notes = job.profiles.parent / "attempts"
-    notes.mkdir(parents=True, exist_ok=True)
     node = ray.get_runtime_context().get_node_id()
     first = not list(notes.glob(f"{shard}-*"))
     (notes / f"{shard}-{time.time_ns()}").write_text(node)
-    while first and not (notes / "killed").exists():
+    while node == (notes / "doomed").read_text() or (first and not (notes / "killed").exists()):
         time.sleep(0.05)
     return refresh_shard(job, shard)
 
@@ -46,13 +45,15 @@ if __name__ == "__main__":
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    (job.profiles.parent / "attempts").mkdir(parents=True)
+    (job.profiles.parent / "attempts" / "doomed").write_text(second.node_id)
     killer = threading.Thread(
         target=kill_when_both_work, args=(cluster, second, job.profiles.parent / "attempts"), daemon=True
     )
     killer.start()
     told = []
     reports = list(workers.run(slow_refresh, job, SHARDS, lambda done, note: told.append(done), "ray"))
-    notes = [path for path in (job.profiles.parent / "attempts").iterdir() if path.name != "killed"]
+    notes = [path for path in (job.profiles.parent / "attempts").iterdir() if "-" in path.name]
     nodes = {path.read_text() for path in notes}
     found = {"reports": [asdict(r) for r in reports], "attempts": len(notes), "nodes": len(nodes), "done": sum(told)}
     (world.root / "told.json").write_text(json.dumps(found))
