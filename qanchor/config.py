@@ -253,7 +253,7 @@ class Model(Section):
     """`hidden` and `layers` size the embedded backbone only."""
     start: str | None = None
     """Weights that an embedded backbone starts from: `qanchor-small`, which ships with the package, or a folder. They
-    pay on logs like those they were trained on; on others a fresh start has been better (docs/results.md)."""
+    pay on logs like those they were trained on; on most others a fresh start has been better (docs/results.md)."""
 
 
 class Pretrain(Section):
