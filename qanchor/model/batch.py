@@ -4,8 +4,8 @@ An event token stands for a *distinct* text of a user, with all its occurrences 
 token that says twelve, not twelve tokens that push everything else out.
 
 Shapes: B users, M modalities, E events of all users one after another, U distinct texts of the batch, R of
-the users (a user's distinct texts, of all users one after another), F features of an event, C of a (user, modality), S
-time scales.
+the users (a user's distinct texts, of all users one after another), F features of an event, C of a (user, modality), X
+of a user's whole window, S time scales.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from torch import Tensor
 from qanchor.events.profiles import DAY, Profiles
 
 EVENT_FEATURES = 16
-COUNT_FEATURES = 6
+COUNT_FEATURES = 8
 IDLE_DAYS = np.array([1, 2, 4, 8, 16, 32, 64])
 """Upper edges of the idle-since buckets; one more bucket lies beyond them, and one is for users without events."""
 IDLE_BUCKETS = len(IDLE_DAYS) + 2
 DECAY_DAYS = (3.0, 14.0, 60.0, float("inf"))
 """Time scales at which a text's occurrences are counted; at the last one all count alike."""
+TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS)
 COUNT_DAYS = (3, 10, 30)
 """Recent stretches, before the user's newest event, in which a modality's events are counted (the whole window too)."""
 
@@ -55,6 +56,8 @@ class Batch:
     """Place of the text's token among its user's event tokens; -1 for texts beyond the K_m most recently seen."""
     count_BMC: Tensor
     """How much there is of each modality; all zero where it is absent."""
+    total_BX: Tensor
+    """The same of all modalities together, and log counts decayed at S time scales."""
     idle_B: Tensor
     """Bucket of the time between the newest event and `as_of`."""
     slots: int
@@ -102,6 +105,9 @@ def collate(
     entry_gap[entry] = gap
     worth = [np.bincount(entry, np.exp(-gap / days), len(pairs)) for days in DECAY_DAYS]
     slot = _slots(entry_owner, entry_modality, entry_gap, kept)
+    cell, told = owner * kinds + modality, (time, gap, value, part.text)
+    decayed = np.stack([np.bincount(owner, np.exp(-gap / days), size) for days in DECAY_DAYS], 1)
+    total = np.concatenate([_count_features(owner, size, *told), np.log1p(decayed)], 1, dtype=np.float32)
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),
         text_E=torch.from_numpy(text.astype(np.int64)),
@@ -114,9 +120,8 @@ def collate(
         entry_text_R=torch.from_numpy(np.searchsorted(texts, entry_text)),
         entry_worth_RS=torch.from_numpy(np.stack(worth, 1).astype(np.float32)),
         entry_slot_R=torch.from_numpy(slot),
-        count_BMC=torch.from_numpy(_count_features(owner * kinds + modality, size * kinds, time, gap, value)).view(
-            size, kinds, COUNT_FEATURES
-        ),
+        count_BMC=torch.from_numpy(_count_features(cell, size * kinds, *told)).view(size, kinds, COUNT_FEATURES),
+        total_BX=torch.from_numpy(total),
         idle_B=torch.from_numpy(_idle_bucket(part.as_of, newest, part.counts > 0)),
         slots=int(slot.max(initial=-1)) + 1 if columns is None else columns - 1 - kinds,
     )
@@ -165,16 +170,22 @@ def _count_features(
     time: npt.NDArray[np.int64],
     gap: npt.NDArray[np.float64],
     value: npt.NDArray[np.float64],
+    text: npt.NDArray[Any],
 ) -> npt.NDArray[np.float32]:
-    """[B * M, C] log counts in recent stretches and the whole window, log active days, signed log of summed values."""
+    """[cells, C] log counts in recent stretches and the whole window, log active days and distinct texts, how lately
+    the newest event was (1 at the user's own newest, 0 where there is none), signed log of summed values."""
     counts = [np.bincount(cell[gap < days], minlength=cells) for days in COUNT_DAYS]
     counts.append(np.bincount(cell, minlength=cells))
     day = time // DAY - time.min(initial=0) // DAY
     span = int(day.max(initial=0)) + 1
     cell_days = np.unique(cell * span + day) // span
     counts.append(np.bincount(cell_days, minlength=cells))
+    table = int(text.max(initial=0)) + 1
+    counts.append(np.bincount(np.unique(cell * table + text) // table, minlength=cells))
+    newest = np.full(cells, np.inf)
+    newest[cell] = gap  # in time order, and the last one written stays
     sums = np.bincount(cell, weights=np.sign(value) * np.expm1(np.abs(value)), minlength=cells)
-    return np.stack([*(np.log1p(c) for c in counts), _signed_log(sums)], 1).astype(np.float32)
+    return np.stack([*(np.log1p(c) for c in counts), 1 / (1 + newest), _signed_log(sums)], 1).astype(np.float32)
 
 
 def _idle_bucket(

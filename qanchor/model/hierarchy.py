@@ -2,7 +2,7 @@
 
 Shapes: B users, M modalities, E events, U distinct texts of a batch, R (user, text) pairs,
 P = 1 + M + event tokens of the longest user,
-D width of the backbone, W width of a text vector; F, C and S as in batch.py.
+D width of the backbone, W width of a text vector; F, C, X and S as in batch.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qanchor.model.batch import COUNT_FEATURES, DECAY_DAYS, EVENT_FEATURES, IDLE_BUCKETS, Batch
+from qanchor.model.batch import COUNT_FEATURES, DECAY_DAYS, EVENT_FEATURES, IDLE_BUCKETS, TOTAL_FEATURES, Batch
 
 BLOCK = 16
 """Rows that are multiplied at once are padded to a multiple of this: what a product gives for a row then does not
@@ -53,17 +53,31 @@ class Hierarchy(nn.Module):
     """Turns a batch of events into prefix tokens.
 
     Eq. 1 takes the text embedding h alone; with `features`, h = W text + V features (value, calendar, gap to the newest
-    event). A modality's summary carries its counts, since a mean cannot tell one coffee from fifty.
+    event). A modality's summary carries its counts, since a mean cannot tell one coffee from fifty. The layer norm of an
+    adapter takes most of their size away again; so the user token also holds all counts in a linear form, of which a
+    probe can add and subtract logs (docs/decisions/0008-volume.md).
 
     `named`: a modality is known by its name's text vector, which joins what every modality's events pass through alike,
     and the user token reads the mean of the modality tokens; so the weights fit logs of any modalities. Otherwise, as
     in the paper, each modality has an adapter of its own and the user adapter reads all modality tokens side by side;
     modalities are then known by their order.
+
+    Without `user_token` or `modality_tokens` the prefix has no such columns (Tables 3 and 6).
     """
 
-    def __init__(self, modalities: int, text_width: int, width: int, named: bool, features: bool) -> None:
+    def __init__(
+        self,
+        modalities: int,
+        text_width: int,
+        width: int,
+        named: bool,
+        features: bool,
+        user_token: bool = True,
+        modality_tokens: bool = True,
+    ) -> None:
         super().__init__()
         self.width, self.named = width, named
+        self.user_token, self.modality_tokens = user_token, modality_tokens
         own = 1 if named else modalities
         self.text_in = nn.Linear(text_width, width, bias=False)
         self.feature_in = nn.Linear(EVENT_FEATURES, width) if features else None
@@ -78,6 +92,13 @@ class Hierarchy(nn.Module):
         self.modal = Adapter(width, width)
         self.user = Adapter(own * width, width)
         self.idle = nn.Embedding(IDLE_BUCKETS, width)
+        self.total_in = nn.Linear(TOTAL_FEATURES, width)
+        self.own_in = nn.Linear(COUNT_FEATURES, width, bias=False)
+        if named:
+            self.own_by_name = nn.Linear(text_width, width, bias=False)
+            nn.init.normal_(self.own_by_name.weight)  # names are unit vectors: signs and sizes of about one
+        else:
+            self.own_by_order = nn.Parameter(torch.randn(modalities, width))
 
     def forward(self, batch: Batch, text_UW: Tensor, name_MW: Tensor | None) -> Prefix:
         """The prefix of each user of `batch`, from the vectors of its distinct texts and, if `named`, modalities."""
@@ -86,13 +107,14 @@ class Hierarchy(nn.Module):
         event_ED = self._events(batch, text_UW, name_MD)
         modal_BMD = self._modalities(batch, event_ED, name_MD)
         side_by_side_BD = modal_BMD.mean(1) if self.named else modal_BMD.flatten(1)
-        user_BD = self.user(side_by_side_BD) + self.idle(batch.idle_B)
+        user_BD = self.user(side_by_side_BD) + self.idle(batch.idle_B) + self._volume(batch, name_MW)
 
-        head = 1 + modalities
+        coarse = [user_BD[:, None]] * self.user_token + [modal_BMD] * self.modality_tokens
+        head = sum(part.shape[1] for part in coarse)
         columns = head + batch.slots
         token_BPD = event_ED.new_zeros(users, columns, self.width)
-        token_BPD[:, 0] = user_BD.to(token_BPD.dtype)
-        token_BPD[:, 1:head] = modal_BMD.to(token_BPD.dtype)
+        if coarse:
+            token_BPD[:, :head] = torch.cat(coarse, 1).to(token_BPD.dtype)
         kept = batch.entry_slot_R >= 0
         row, column = batch.entry_owner_R[kept], head + batch.entry_slot_R[kept]
         token_BPD = token_BPD.index_put((row, column), self._tokens(batch, event_ED)[kept])
@@ -106,6 +128,13 @@ class Hierarchy(nn.Module):
         text_BPW = unit_UW.new_zeros(users, columns, unit_UW.shape[1])
         text_BPW = text_BPW.index_put((row, column), unit_UW[batch.entry_text_R[kept]])
         return Prefix(token_BPD, mask_BP, worth_BPS, text_BPW)
+
+    def _volume(self, batch: Batch, name_MW: Tensor | None) -> Tensor:
+        """[B, D] how much and how lately, linear in the logs of counts: of the whole window, and of each modality."""
+        own_BMD = self.own_in(batch.count_BMC)
+        name_MD = self.own_by_order if name_MW is None else self.own_by_name(F.normalize(name_MW, dim=-1))
+        volume_BD: Tensor = self.total_in(batch.total_BX) + (own_BMD * name_MD).sum(1)
+        return volume_BD
 
     def _names(self, name_MW: Tensor | None) -> Tensor:
         """[M, D] what a modality's name, or its place in the order, adds to all that is of it."""

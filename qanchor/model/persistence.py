@@ -26,7 +26,7 @@ from qanchor.model.sentence_encoder import SentenceEncoder
 from qanchor.model.text_encoder import NgramEncoder, TextEncoder, load_text_encoder
 from qanchor.model.towers import Towers
 
-FORMAT = 2
+FORMAT = 3
 SAMPLE = 64
 """Numbers of a frozen tensor that a fingerprint reads."""
 
@@ -76,6 +76,8 @@ def build(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
         named,
         hybrid,
         model.event_features,
+        model.user_token,
+        model.modality_tokens,
     )
     towers.settings = {
         "format": FORMAT,
@@ -88,6 +90,8 @@ def build(config: Config, texts: list[str], vectors: Path | None = None) -> Towe
         "named": named,
         "hybrid": hybrid,
         "event_features": model.event_features,
+        "user_token": model.user_token,
+        "modality_tokens": model.modality_tokens,
     }
     return towers
 
@@ -183,8 +187,10 @@ def load(folder: Path, vectors: Path | None = None) -> Towers:
         settings["prompt_tokens"],
         settings["seeded"],
         settings["named"],
-        settings.get("hybrid", False),
-        settings.get("event_features", True),  # what was saved before there was a choice has them
+        settings["hybrid"],
+        settings["event_features"],
+        settings["user_token"],
+        settings["modality_tokens"],
     )
     towers.settings = settings
     restore(towers, state, str(folder))

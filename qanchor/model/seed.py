@@ -23,6 +23,12 @@ KINDS = 8
 """Learned kinds of events that are counted too: at night, large, of one modality, whatever an event token tells."""
 
 
+HIDDEN = torch.finfo(torch.float32).min
+"""The score of padding: finite, since a user without any token has nothing else."""
+
+
+import os
+GATE=int(os.environ.get("GATE","0")); VOLUME=float(os.environ.get("VOL",".5"))
 @dataclass(frozen=True)
 class Words:
     """Queries as wholes and as sets of words: unit vectors [V, W] and importance [V] of the distinct texts of both,
@@ -48,7 +54,7 @@ class AnchorSeed(nn.Module):
     decay: the hand-made "count in the last 7, 30, 90 days", but of whatever the query is about.
     """
 
-    def __init__(self, text_width: int, width: int, heads: int = 4) -> None:
+    def __init__(self, text_width: int, width: int, user: bool = True, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
         noise = 0.01 * torch.randn(heads, text_width, text_width)
@@ -61,7 +67,13 @@ class AnchorSeed(nn.Module):
         read = width + heads * (len(DECAY_DAYS) + KINDS)
         self.prompt_in = nn.Linear(read, width, bias=False)
         self.query_in = nn.Linear(read, width)
-        self.user_in = nn.Linear(width, width, bias=False)
+        self.user_in = nn.Linear(width, width, bias=False) if user else None
+        self.user_skip = nn.Linear(width, width, bias=False) if user else None
+        self.prompt_skip = nn.Linear(read, width, bias=False)
+        self.gate = nn.Linear(width, 4) if GATE else None
+        if user:
+            with torch.no_grad():
+                self.user_skip.weight *= VOLUME
         self.out = nn.Linear(width, width)
         self.skip = nn.Linear(read, width, bias=False)
 
@@ -72,13 +84,19 @@ class AnchorSeed(nn.Module):
         """
         own_BNX = self._read(prefix, self._match_query(prefix, words))
 
-        virtual_BRW = F.normalize(self.prompt(prompt_BNKD), dim=-1).flatten(1, 2)
-        mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_BRW, self.maps) * self.scale[:, None, None]
-        read_BRX = self._read(prefix, _meet(mapped_BHRW, prefix))
-        prompted_BNX = read_BRX.view(*own_BNX.shape[:2], -1, own_BNX.shape[-1]).mean(2)
-
-        hidden_BND = self.query_in(own_BNX) + self.prompt_in(prompted_BNX) + self.user_in(prefix.user_BD)[:, None]
-        seed_BND: Tensor = self.out(F.gelu(hidden_BND)) + self.skip(own_BNX)
+        g = prompt_BNKD.new_ones(1, 1, 4) if self.gate is None else self.gate(prompt_BNKD.mean(2)).exp()
+        hidden_BND, linear_BND = self.query_in(own_BNX), self.skip(own_BNX) * g[..., :1]
+        if prompt_BNKD.shape[2]:
+            virtual_BRW = F.normalize(self.prompt(prompt_BNKD), dim=-1).flatten(1, 2)
+            mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_BRW, self.maps) * self.scale[:, None, None]
+            read_BRX = self._read(prefix, _meet(mapped_BHRW, prefix))
+            prompted_BNX = read_BRX.view(*own_BNX.shape[:2], -1, own_BNX.shape[-1]).mean(2)
+            hidden_BND = hidden_BND + self.prompt_in(prompted_BNX)
+            linear_BND = linear_BND + self.prompt_skip(prompted_BNX) * g[..., 1:2]
+        if self.user_in is not None and self.user_skip is not None:
+            hidden_BND = hidden_BND + self.user_in(prefix.user_BD)[:, None]
+            linear_BND = linear_BND + self.user_skip(prefix.user_BD)[:, None] * g[..., 2:3]
+        seed_BND: Tensor = self.out(F.gelu(hidden_BND)) * g[..., 3:] + linear_BND
         return seed_BND
 
     def _match_query(self, prefix: Prefix, words: Words) -> Tensor:
@@ -94,7 +112,7 @@ class AnchorSeed(nn.Module):
 
     def _read(self, prefix: Prefix, match_BHRP: Tensor) -> Tensor:
         """[B, R, X] of R readers a user: the matching events' values, and their log counts by time scale and kind."""
-        weight_BHRP = match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], -torch.inf).softmax(-1)
+        weight_BHRP = match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], HIDDEN).softmax(-1)
         value_BPD = self.value(prefix.token_BPD)
         value_BHPd = value_BPD.unflatten(-1, (self.heads, value_BPD.shape[-1] // self.heads)).transpose(1, 2)
         pooled_BRD = (weight_BHRP.to(value_BHPd.dtype) @ value_BHPd).transpose(1, 2).flatten(2)

@@ -67,6 +67,8 @@ class Towers(nn.Module):
         named: bool = True,
         hybrid: bool = False,
         features: bool = False,
+        user_token: bool = True,
+        modality_tokens: bool = True,
     ) -> None:
         super().__init__()
         width = int(backbone.config.hidden_size)
@@ -74,8 +76,10 @@ class Towers(nn.Module):
         self.width, self.dim, self.seeded, self.named, self.hybrid = width, dim, seeded, named, hybrid
         self.settings: dict[str, Any] = {}
         """What `persistence` needs to build this model again."""
-        self.hierarchy = Hierarchy(len(modalities), text_encoder.width, width, named, features)
-        self.seed = AnchorSeed(text_encoder.width, width) if seeded else None
+        self.hierarchy = Hierarchy(
+            len(modalities), text_encoder.width, width, named, features, user_token, modality_tokens
+        )
+        self.seed = AnchorSeed(text_encoder.width, width, user_token) if seeded else None
         self.answer_seed = (
             nn.EmbeddingBag(len(tokenizer), width, mode="mean", padding_idx=tokenizer.pad_token_id) if seeded else None
         )

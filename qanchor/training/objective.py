@@ -89,7 +89,7 @@ class Objective:
         gathered = self._gather(drawn, chunks, [projection_2CNO for projection_2CNO, _ in read])
         projection_2BNO = gathered.projection_2BNO.requires_grad_()
         contrast, _ = self._contrast(gathered, self.settings.mask if masked else "none")
-        (gradient_2BNO,) = torch.autograd.grad(contrast.loss, projection_2BNO)
+        (gradient_2BNO,) = torch.autograd.grad(self.settings.contrast * contrast.loss, projection_2BNO)
 
         ntp = torch.zeros((), device=self.towers.device)
         for c, chunk in enumerate(chunks):
@@ -101,7 +101,7 @@ class Objective:
             ntp += part.detach()
         self.ranks.sum([ntp])
         masters.sum(self.ranks)
-        loss = contrast.loss.detach() + self.settings.ntp * ntp
+        loss = self.settings.contrast * contrast.loss.detach() + self.settings.ntp * ntp
         return Measured(contrast, ntp, loss, projection_2BNO.detach(), sum(chunk.tokens for chunk in chunks))
 
     @torch.no_grad()
