@@ -70,12 +70,17 @@ class Batch:
 
 def prefix_tokens(profiles: Profiles, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """[N] prefix tokens of each profile: the user's, the modalities', and one for each text that is kept."""
+    texts_NM = distinct_texts(profiles)
+    tokens: npt.NDArray[np.int64] = 1 + texts_NM.shape[1] + np.minimum(texts_NM, kept).sum(1)
+    return tokens
+
+
+def distinct_texts(profiles: Profiles) -> npt.NDArray[np.int64]:
+    """[N, M] distinct texts of each modality in each profile."""
     kinds, table = len(profiles.modalities), max(1, len(profiles.texts))
     cell = profiles.owner * kinds + profiles.modality
     cell_of_text = np.unique(cell * table + profiles.text) // table
-    texts_NM = np.bincount(cell_of_text, minlength=len(profiles) * kinds).reshape(-1, kinds)
-    tokens: npt.NDArray[np.int64] = 1 + kinds + np.minimum(texts_NM, kept).sum(1)
-    return tokens
+    return np.bincount(cell_of_text, minlength=len(profiles) * kinds).reshape(-1, kinds)
 
 
 def collate(

@@ -71,15 +71,25 @@ class AnchorSeed(nn.Module):
         Prompts may be [1, N, K, D], shared by the users.
         """
         own_BNX = self._read(prefix, self._match_query(prefix, words))
-
-        virtual_BRW = F.normalize(self.prompt(prompt_BNKD), dim=-1).flatten(1, 2)
-        mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_BRW, self.maps) * self.scale[:, None, None]
-        read_BRX = self._read(prefix, _meet(mapped_BHRW, prefix))
+        read_BRX = self._read(prefix, self._match_prompt(prefix, prompt_BNKD))
         prompted_BNX = read_BRX.view(*own_BNX.shape[:2], -1, own_BNX.shape[-1]).mean(2)
 
         hidden_BND = self.query_in(own_BNX) + self.prompt_in(prompted_BNX) + self.user_in(prefix.user_BD)[:, None]
         seed_BND: Tensor = self.out(F.gelu(hidden_BND)) + self.skip(own_BNX)
         return seed_BND
+
+    def attention(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor) -> Tensor:
+        """[B, N, P] where each suffix looks: the mean weight of all heads, half by the query and half by the prompt."""
+        own_BNP = _weights(self._match_query(prefix, words), prefix).mean(1)
+        prompt_BRP = _weights(self._match_prompt(prefix, prompt_BNKD), prefix).mean(1)
+        prompted_BNP = prompt_BRP.view(*own_BNP.shape[:2], -1, own_BNP.shape[-1]).mean(2)
+        return (own_BNP + prompted_BNP) / 2
+
+    def _match_prompt(self, prefix: Prefix, prompt_BNKD: Tensor) -> Tensor:
+        """[B, H, N * K, P] how well each event matches each soft-prompt vector."""
+        virtual_BRW = F.normalize(self.prompt(prompt_BNKD), dim=-1).flatten(1, 2)
+        mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_BRW, self.maps) * self.scale[:, None, None]
+        return _meet(mapped_BHRW, prefix)
 
     def _match_query(self, prefix: Prefix, words: Words) -> Tensor:
         """[B, H, N, P] how well each event matches each query: as a whole, and by its best word."""
@@ -94,7 +104,7 @@ class AnchorSeed(nn.Module):
 
     def _read(self, prefix: Prefix, match_BHRP: Tensor) -> Tensor:
         """[B, R, X] of R readers a user: the matching events' values, and their log counts by time scale and kind."""
-        weight_BHRP = match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], -torch.inf).softmax(-1)
+        weight_BHRP = _weights(match_BHRP, prefix)
         value_BPD = self.value(prefix.token_BPD)
         value_BHPd = value_BPD.unflatten(-1, (self.heads, value_BPD.shape[-1] // self.heads)).transpose(1, 2)
         pooled_BRD = (weight_BHRP.to(value_BHPd.dtype) @ value_BHPd).transpose(1, 2).flatten(2)
@@ -105,6 +115,11 @@ class AnchorSeed(nn.Module):
         count_BXC = gate_BHRP.flatten(1, 2) @ worth_BPC.to(gate_BHRP.dtype)
         count_BHRC = count_BXC.view(*gate_BHRP.shape[:3], -1).float().log1p()
         return torch.cat([pooled_BRD.float(), count_BHRC.transpose(1, 2).flatten(2)], -1)
+
+
+def _weights(match_BHRP: Tensor, prefix: Prefix) -> Tensor:
+    """Matches as shares of each reader's attention; padding gets none."""
+    return match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], -torch.inf).softmax(-1)
 
 
 def _meet(reader_BHRW: Tensor, prefix: Prefix) -> Tensor:
