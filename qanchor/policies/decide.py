@@ -8,7 +8,6 @@ Shapes: N test users, M modalities.
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import polars as pl
 
 from qanchor.errors import DataError
 from qanchor.evaluation.metrics import auc, ks
+from qanchor.events.profiles import DAY
 from qanchor.inference.attention import modality_attention
 from qanchor.inference.engine import QAnchor
 from qanchor.pipeline import Project
@@ -120,8 +120,8 @@ def _contacted(path: Path, keys: pl.DataFrame, limits: Limits) -> npt.NDArray[np
             f"the contacts file {path} cannot be read ({line}): expected Parquet of user_id, time"
         ) from None
     joined = keys.with_row_index("row").join(calls, on="user_id")
-    ago = (joined["as_of"] - joined["time"].cast(pl.Datetime("us"))) / timedelta(days=1)
-    day = np.ceil(ago.to_numpy()).astype(np.int64)
+    ago = (joined["as_of"] - joined["time"].cast(pl.Datetime("us"))).dt.total_seconds().to_numpy()
+    day = -(-ago // DAY)
     known = (day >= 1) & (day <= limits.within_days)
     contacted = np.zeros((len(keys), limits.within_days), bool)
     contacted[joined["row"].to_numpy()[known], limits.within_days - day[known]] = True

@@ -17,6 +17,8 @@ Floats = npt.NDArray[np.float64]
 ALPHA = 0.05
 SPREAD = 0.05
 """Standard deviation of the effects that the stop rule is tuned to; it is valid for any, and quickest for these."""
+FIRST = 25
+"""Users of each arm before the first look: means of fewer are not normal enough."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def confidence_sequence(difference_L: Vector, error_L: Vector, alpha: float = AL
 
     is a martingale in the users that come if theta is the truth (Robbins, 1970; Johari et al., 2017), and so exceeds
     1 / alpha ever with probability alpha at most. The interval is every theta that it does not refuse. Means are taken
-    as normal: looks should begin at some tens of users an arm.
+    as normal: `daily_looks` waits for FIRST users an arm.
 
     Args:
         difference_L, error_L: the estimate over all users so far, and its standard error, look by look; an error of 0
@@ -113,12 +115,17 @@ def daily_looks(outcome: Vector, treated: Vector, day: Vector, before: Vector | 
 
     Args:
         outcome, treated: [N].
-        day: [N] on which the user came into the experiment; each has users of both arms.
+        day: [N] on which the user came into the experiment.
         before: [N] covariate for CUPED; its slope is estimated anew at each look.
     """
     found = []
     for last in np.unique(day):
         so_far = day <= last
         y, arm = outcome[so_far], treated[so_far]
-        found.append(effect(y if before is None else cuped(y, before[so_far], arm)[0], arm))
-    return confidence_sequence(np.array([e.difference for e in found]), np.array([e.error for e in found]))
+        if min(arm.sum(), (~arm).sum()) < FIRST:
+            found.append((0.0, 0.0))
+            continue
+        one = effect(y if before is None else cuped(y, before[so_far], arm)[0], arm)
+        found.append((one.difference, one.error))
+    difference_L, error_L = np.array(found).T
+    return confidence_sequence(difference_L, error_L)
