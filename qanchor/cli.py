@@ -15,6 +15,7 @@ from rich.console import Console
 
 from qanchor import __version__
 from qanchor.errors import ConfigError, QAnchorError
+from qanchor.policies.commands import policy_app
 from qanchor.serving.commands import AUDIT, KEYS, audit_app, keys_app, vault_app
 
 app = typer.Typer(
@@ -306,6 +307,7 @@ def serve(
     run(_daily(config, out, False), host, port, keys, audit, issuer, audience, jwks, no_auth, rate, warm_mb)
 
 
+app.add_typer(policy_app, name="policy")
 app.add_typer(keys_app, name="keys")
 app.add_typer(vault_app, name="vault")
 app.add_typer(audit_app, name="audit")

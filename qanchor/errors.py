@@ -7,7 +7,8 @@ QAnchorError
 │   ├── CollisionError   two different texts share one 64-bit id
 │   ├── BudgetError      the next request to an LLM could cost more than is left
 │   ├── SealError        sealed bytes that are not what was sealed, or not for this place, or not by this key
-│   └── AuditError       an audit log that is not whole, or cannot be written
+│   ├── AuditError       an audit log that is not whole, or cannot be written
+│   └── IdentificationError  a log that cannot tell what another policy would have earned
 ├── AccessError          who may do what
 │   ├── CredentialError  no API key or token, or one that is not good, or no longer
 │   └── ScopeError       a good one that does not reach so far
@@ -49,6 +50,10 @@ class SealError(DataError):
 
 
 class AuditError(DataError):
+    pass
+
+
+class IdentificationError(DataError):
     pass
 
 

@@ -19,6 +19,7 @@ from qanchor.datasets import wallet
 from qanchor.errors import DataError
 from qanchor.events.store import EventStore
 from qanchor.pipeline import Project
+from qanchor.policies import trial
 
 SCENARIOS = ("login", "forest", "value")
 TRAINING = {
@@ -89,6 +90,44 @@ def test_a_rerun_does_nothing(project, capsys):
         project.out / "report.html",
         project.out / "stages" / "report.json",
     }
+
+
+def test_policies_decide_about_test_users_alone_and_meet_in_an_ab_test(project, capsys, monkeypatch):
+    monkeypatch.setattr(trial, "RANDOMISATIONS", 2)
+    command = ("--config", str(project.config.root / "qanchor.yaml"), "--out", str(project.out), "--json")
+    test = set(project.requests[project.rows("test")]["user_id"])
+    assert run("policy", "engage", "--scenario", "value", "--capacity", "7", "--quiet", "20", "10", *command) == 0
+    calls = pl.read_parquet(project.out / "policies" / "calls.parquet")
+    assert calls["rank"].to_list() == list(range(1, 8))
+    assert set(calls["user_id"]) <= test
+    assert calls["hour"].is_between(10, 19).all()
+    assert calls["gain"].is_sorted(descending=True)
+    # who was called today is not called again tomorrow
+    calls.select("user_id", time=pl.lit(project.config.windows.test[0]) - dt.timedelta(hours=5)).write_parquet(
+        project.out / "contacts.parquet"
+    )
+    contacts = ("--contacts", str(project.out / "contacts.parquet"))
+    assert run("policy", "engage", "--scenario", "value", "--capacity", "7", *contacts, *command) == 0
+    assert not set(calls["user_id"]) & set(pl.read_parquet(project.out / "policies" / "calls.parquet")["user_id"])
+    capsys.readouterr()
+
+    assert run("policy", "risk", "--scenario", "login", "--miss", "3", *command) == 0
+    told = json.loads(capsys.readouterr().out)
+    flagged = pl.read_parquet(project.out / "policies" / "flagged.parquet")
+    assert len(flagged) == told["arms"]["tuned"]["flagged"] > 0
+    assert set(flagged["user_id"]) <= test
+    assert set(flagged["reason"]) <= set(project.past.modalities)
+    assert (flagged["attention"] > flagged["usual_attention"]).all()
+    assert sum(tenth["users"] for tenth in told["lift"]) == told["users"] == len(test)
+
+    assert run("policy", "ab", "--scenario", "value", *command) == 0
+    arms = json.loads(capsys.readouterr().out)["arms"]
+    assert list(arms) == ["rule", "lightgbm", "base", "tuned"]
+    assert sum(arm["users"] for arm in arms.values()) == len(test)
+    assert arms["rule"]["contrast"] is None
+    assert 0 <= arms["tuned"]["contrast"]["variance_taken"] < 1
+    assert run("policy", "ab", "--scenario", "value", *command[:-1]) == 0
+    assert "simulated by us" in " ".join(capsys.readouterr().out.split())
 
 
 def test_embed_and_refresh_leave_the_same_files(project, tmp_path, capsys):

@@ -1,11 +1,12 @@
 """A batch of profiles as tensors: the numbers beside the texts, and where each text goes in the prefix.
 
 An event token stands for a *distinct* text of a user, with all its occurrences in the window: twelve logins are one
-token that says twelve, not twelve tokens that push everything else out.
+token that says twelve, not twelve tokens that push everything else out. What does not fit is not forgotten: beyond a
+modality's K_m most recently seen texts, those of one category share a token, which stands before them.
 
-Shapes: B users, M modalities, E events of all users one after another, U distinct texts of the batch, R of
-the users (a user's distinct texts, of all users one after another), F features of an event, C of a (user, modality), X
-of a user's whole window, S time scales.
+Shapes: B users, M modalities, E events of all users one after another, U distinct texts of the batch, R of the users (a
+user's distinct texts, of all users one after another), T event tokens of all users, F features of an event, C of a
+(user, modality), X of a user's whole window, S time scales.
 """
 
 from __future__ import annotations
@@ -46,14 +47,15 @@ class Batch:
     """Value and calendar features, and the gap to the user's newest event (D4): never the gap to `as_of`."""
     entry_E: Tensor
     """[E] which of the R (user, text) pairs the event belongs to."""
-    entry_owner_R: Tensor
-    entry_modality_R: Tensor
     entry_text_R: Tensor
     """[R] index into `text_U`."""
+    entry_token_R: Tensor
+    """[R] the text's token, its own or its category's; -1 where its modality has none (K_m = 0)."""
     entry_worth_RS: Tensor
     """How often the text occurs, each occurrence decayed by its gap at S time scales (`DECAY_DAYS`)."""
-    entry_slot_R: Tensor
-    """Place of the text's token among its user's event tokens; -1 for texts beyond the K_m most recently seen."""
+    token_owner_T: Tensor
+    token_slot_T: Tensor
+    """Place of the token among its user's event tokens."""
     count_BMC: Tensor
     """How much there is of each modality; all zero where it is absent."""
     total_BX: Tensor
@@ -72,13 +74,53 @@ class Batch:
 
 
 def prefix_tokens(profiles: Profiles, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """[N] prefix tokens of each profile: the user's, the modalities', and one for each text that is kept."""
-    kinds, table = len(profiles.modalities), max(1, len(profiles.texts))
-    cell = profiles.owner * kinds + profiles.modality
-    cell_of_text = np.unique(cell * table + profiles.text) // table
-    texts_NM = np.bincount(cell_of_text, minlength=len(profiles) * kinds).reshape(-1, kinds)
-    tokens: npt.NDArray[np.int64] = 1 + kinds + np.minimum(texts_NM, kept).sum(1)
+    """[N] prefix tokens of each profile: the user's, the modalities', and its event tokens."""
+    tokens: npt.NDArray[np.int64] = 1 + len(profiles.modalities) + event_tokens(profiles, kept).sum(1)
     return tokens
+
+
+def event_tokens(profiles: Profiles, kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[N, M] event tokens of each modality in each profile."""
+    pairs, kinds = Pairs.of(profiles), len(profiles.modalities)
+    slot = _slots(pairs, profiles.texts.kind, kept)
+    cell = pairs.owner * kinds + pairs.modality
+    most = int(slot.max(initial=0)) + 1
+    tokens = np.unique(cell[slot >= 0] * most + slot[slot >= 0]) // most
+    return np.bincount(tokens, minlength=len(profiles) * kinds).reshape(-1, kinds)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The distinct texts of each user, as numpy arrays over R pairs."""
+
+    of_event: npt.NDArray[np.int64]
+    """[E] which pair an event belongs to."""
+    owner: npt.NDArray[np.int64]
+    text: npt.NDArray[np.int64]
+    """Rows of the text table."""
+    modality: npt.NDArray[np.int64]
+    gap: npt.NDArray[np.float64]
+    """Days from the text's last occurrence to the user's newest event."""
+    times: npt.NDArray[np.int64]
+    """Occurrences."""
+
+    @classmethod
+    def of(cls, profiles: Profiles) -> Pairs:
+        owner = profiles.owner
+        pairs, of_event = np.unique(owner * max(1, len(profiles.texts)) + profiles.text, return_inverse=True)
+        of_event = of_event.astype(np.int64)
+        pair_owner, text = np.divmod(pairs, max(1, len(profiles.texts)))
+        modality, gap = np.zeros(len(pairs), np.int64), np.zeros(len(pairs))
+        # a user's events are in time order, and the last one written stays
+        modality[of_event] = profiles.modality
+        gap[of_event] = gaps(profiles)
+        return cls(of_event, pair_owner, text, modality, gap, np.bincount(of_event, minlength=len(pairs)))
+
+
+def gaps(profiles: Profiles) -> npt.NDArray[np.float64]:
+    """[E] days from each event to its user's newest one."""
+    last = profiles.offsets[1:] - 1
+    return (profiles.time[last[profiles.owner]] - profiles.time) / DAY
 
 
 def collate(
@@ -87,43 +129,42 @@ def collate(
     """The profiles of `rows` as one batch.
 
     Args:
-        kept: [M] K_m, the number of event tokens of each modality.
+        kept: [M] K_m, the texts of each modality that have a token of their own, and the most tokens that others share.
         columns: of each prefix, padding included; left out, as many as the longest needs.
     """
     part = profiles.take(rows)
     owner, modality, time = part.owner, part.modality.astype(np.int64), part.time
     size, kinds = len(part), len(part.modalities)
-    newest = np.full(size, np.iinfo(np.int64).min)
-    newest[owner] = time  # a user's events are in time order, and the last one written stays
-    gap = (newest[owner] - time) / DAY
+    gap, pairs = gaps(part), Pairs.of(part)
     texts, text = np.unique(part.text, return_inverse=True)
     value = _signed_log(np.nan_to_num(part.value))
-    pairs, entry = np.unique(owner * len(part.texts) + part.text, return_inverse=True)
-    entry_owner, entry_text = np.divmod(pairs, max(1, len(part.texts)))
-    entry_modality, entry_gap = np.zeros(len(pairs), np.int64), np.full(len(pairs), np.inf)
-    entry_modality[entry] = modality
-    entry_gap[entry] = gap
-    worth = [np.bincount(entry, np.exp(-gap / days), len(pairs)) for days in DECAY_DAYS]
-    slot = _slots(entry_owner, entry_modality, entry_gap, kept)
+    worth = [np.bincount(pairs.of_event, np.exp(-gap / days), len(pairs.owner)) for days in DECAY_DAYS]
+    slot = _slots(pairs, part.texts.kind, kept)
+    most = int(slot.max(initial=-1)) + 1
+    places, token = np.unique(np.where(slot < 0, -1, pairs.owner * most + slot), return_inverse=True)
+    token, places = token - (len(places) and places[0] < 0), places[places >= 0]
+    token_owner, token_slot = np.divmod(places, max(1, most))
     cell, told = owner * kinds + modality, (time, gap, value, part.text)
     decayed = np.stack([np.bincount(owner, np.exp(-gap / days), size) for days in DECAY_DAYS], 1)
     total = np.concatenate([_count_features(owner, size, *told), np.log1p(decayed)], 1, dtype=np.float32)
+    newest = np.zeros(size, np.int64)
+    newest[owner] = time
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),
         text_E=torch.from_numpy(text.astype(np.int64)),
         owner_E=torch.from_numpy(owner),
         modality_E=torch.from_numpy(modality),
         feature_EF=torch.from_numpy(_event_features(time, gap, value, np.isfinite(part.value))),
-        entry_E=torch.from_numpy(entry.astype(np.int64)),
-        entry_owner_R=torch.from_numpy(entry_owner),
-        entry_modality_R=torch.from_numpy(entry_modality),
-        entry_text_R=torch.from_numpy(np.searchsorted(texts, entry_text)),
+        entry_E=torch.from_numpy(pairs.of_event),
+        entry_text_R=torch.from_numpy(np.searchsorted(texts, pairs.text)),
+        entry_token_R=torch.from_numpy(token.astype(np.int64)),
         entry_worth_RS=torch.from_numpy(np.stack(worth, 1).astype(np.float32)),
-        entry_slot_R=torch.from_numpy(slot),
+        token_owner_T=torch.from_numpy(token_owner),
+        token_slot_T=torch.from_numpy(token_slot),
         count_BMC=torch.from_numpy(_count_features(cell, size * kinds, *told)).view(size, kinds, COUNT_FEATURES),
         total_BX=torch.from_numpy(total),
         idle_B=torch.from_numpy(_idle_bucket(part.as_of, newest, part.counts > 0)),
-        slots=int(slot.max(initial=-1)) + 1 if columns is None else columns - 1 - kinds,
+        slots=most if columns is None else columns - 1 - kinds,
     )
 
 
@@ -144,24 +185,48 @@ def _event_features(
     return np.concatenate([np.sin(angles), np.cos(angles), gaps, rest], 1).astype(np.float32)
 
 
-def _slots(
-    owner: npt.NDArray[np.int64],
-    modality: npt.NDArray[np.int64],
-    gap: npt.NDArray[np.float64],
-    kept: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
-    """[R] token place of each text: by modality, longest ago first; -1 where K_m others were seen since."""
-    if not len(owner):
+def _slots(pairs: Pairs, kind_of_text: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """[R] token place of each text among its user's: by modality, first what categories share, the most frequent
+    first, then the texts of their own, longest ago first; -1 where K_m is 0.
+
+    At most K_m tokens are shared: the last one by all further categories.
+    """
+    if not len(pairs.owner):
         return np.zeros(0, np.int64)
-    order = np.lexsort((np.arange(len(owner)), -gap, modality, owner))
-    run = owner[order] * (int(modality.max()) + 1) + modality[order]
-    stop = np.searchsorted(run, run, side="right")
-    keep = stop - np.arange(len(run)) <= kept[modality[order]]
-    before: npt.NDArray[np.int64] = np.cumsum(keep) - keep
-    first = np.searchsorted(owner[order], owner[order], side="left")
-    slot = np.empty(len(owner), np.int64)
-    slot[order] = np.where(keep, before - before[first], -1)
+    rows = np.arange(len(pairs.owner))
+    run = pairs.owner * (int(pairs.modality.max()) + 1) + pairs.modality
+    order = np.lexsort((rows, -pairs.gap, run))
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.searchsorted(run[order], run[order], side="right") - rows  # 1 for the latest
+    own = place <= kept[pairs.modality]
+    rank = np.where(own, np.iinfo(np.int64).max - place, 0)
+    rest = np.flatnonzero(~own)
+    rank[rest] = np.minimum(
+        _by_frequency(run[rest], kind_of_text[pairs.text[rest]], pairs.times[rest]), kept[pairs.modality[rest]] - 1
+    )
+    shown = np.flatnonzero(kept[pairs.modality] > 0)
+    order = shown[np.lexsort((rank[shown], run[shown]))]
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(run[order]) != 0) | (np.diff(rank[order]) != 0)
+    number = np.cumsum(new) - 1
+    first = np.searchsorted(pairs.owner[order], pairs.owner[order], side="left")
+    slot = np.full(len(rows), -1)
+    slot[order] = number - number[first]
     return slot
+
+
+def _by_frequency(
+    run: npt.NDArray[np.int64], kind: npt.NDArray[np.int64], times: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """[R] the place of each row's category in its run: 0 for the one with most events."""
+    cells, cell = np.unique(np.stack([run, kind]), axis=1, return_inverse=True)
+    cell = cell.ravel()
+    often = np.bincount(cell, times, cells.shape[1])
+    order = np.lexsort((cells[1], -often, cells[0]))
+    first = np.searchsorted(cells[0][order], cells[0][order], side="left")
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - first
+    return rank[cell]
 
 
 def _count_features(

@@ -2,7 +2,7 @@
 
 Shapes: B users, M modalities, E events, U distinct texts of a batch, R (user, text) pairs,
 P = 1 + M + event tokens of the longest user,
-D width of the backbone, W width of a text vector; F, C, X and S as in batch.py.
+T event tokens of all users, D width of the backbone, W width of a text vector; F, C, X and S as in batch.py.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Hierarchy(nn.Module):
     """Turns a batch of events into prefix tokens.
 
     Eq. 1 takes the text embedding h alone; with `features`, h = W text + V features (value, calendar, gap to the newest
-    event). A modality's summary carries its counts, since a mean cannot tell one coffee from fifty. The layer norm of an
-    adapter takes most of their size away again; so the user token also holds all counts in a linear form, of which a
+    event). A modality's summary carries its counts, since a mean cannot tell one coffee from fifty. The layer norm of
+    an adapter takes most of their size away again; so the user token also holds all counts in a linear form, of which a
     probe can add and subtract logs (docs/decisions/0008-volume.md).
 
     `named`: a modality is known by its name's text vector, which joins what every modality's events pass through alike,
@@ -102,7 +102,7 @@ class Hierarchy(nn.Module):
 
     def forward(self, batch: Batch, text_UW: Tensor, name_MW: Tensor | None) -> Prefix:
         """The prefix of each user of `batch`, from the vectors of its distinct texts and, if `named`, modalities."""
-        users, modalities = batch.count_BMC.shape[:2]
+        users = len(batch)
         name_MD = self._names(name_MW)
         event_ED = self._events(batch, text_UW, name_MD)
         modal_BMD = self._modalities(batch, event_ED, name_MD)
@@ -115,18 +115,22 @@ class Hierarchy(nn.Module):
         token_BPD = event_ED.new_zeros(users, columns, self.width)
         if coarse:
             token_BPD[:, :head] = torch.cat(coarse, 1).to(token_BPD.dtype)
-        kept = batch.entry_slot_R >= 0
-        row, column = batch.entry_owner_R[kept], head + batch.entry_slot_R[kept]
-        token_BPD = token_BPD.index_put((row, column), self._tokens(batch, event_ED)[kept])
+        row, column = batch.token_owner_T, head + batch.token_slot_T
+        entry_R = (batch.entry_token_R >= 0).nonzero().squeeze(1)
+        token_R = batch.entry_token_R[entry_R]
+        own_RS = batch.entry_worth_RS[entry_R]
+        worth_TS = own_RS.new_zeros(len(row), own_RS.shape[1]).index_add(0, token_R, own_RS)
+        token_BPD = token_BPD.index_put((row, column), self._tokens(batch, event_ED, worth_TS))
 
         mask_BP = torch.zeros(users, columns, dtype=torch.bool, device=event_ED.device)
         mask_BP[:, :head] = True
         mask_BP[row, column] = True
-        worth_BPS = batch.entry_worth_RS.new_zeros(users, columns, len(DECAY_DAYS))
-        worth_BPS[row, column] = batch.entry_worth_RS[kept]
+        worth_BPS = worth_TS.new_zeros(users, columns, len(DECAY_DAYS))
+        worth_BPS[row, column] = worth_TS
         unit_UW = F.normalize(text_UW, dim=-1)
-        text_BPW = unit_UW.new_zeros(users, columns, unit_UW.shape[1])
-        text_BPW = text_BPW.index_put((row, column), unit_UW[batch.entry_text_R[kept]])
+        said_RW = unit_UW[batch.entry_text_R[entry_R]] * own_RS[:, -1:].to(unit_UW.dtype)
+        text_TW = F.normalize(unit_UW.new_zeros(len(row), unit_UW.shape[1]).index_add(0, token_R, said_RW), dim=-1)
+        text_BPW = unit_UW.new_zeros(users, columns, unit_UW.shape[1]).index_put((row, column), text_TW)
         return Prefix(token_BPD, mask_BP, worth_BPS, text_BPW)
 
     def _volume(self, batch: Batch, name_MW: Tensor | None) -> Tensor:
@@ -143,12 +147,15 @@ class Hierarchy(nn.Module):
         by_name_MD: Tensor = self.by_name(F.normalize(name_MW, dim=-1))
         return by_name_MD
 
-    def _tokens(self, batch: Batch, event_ED: Tensor) -> Tensor:
-        """[R, D] event tokens: the mean of a text's events, and how often and how recently it occurs."""
-        sum_RD = event_ED.new_zeros(len(batch.entry_owner_R), self.width).index_add(0, batch.entry_E, event_ED)
-        mean_RD = sum_RD / batch.entry_worth_RS[:, -1:].to(sum_RD.dtype)
-        token_RD: Tensor = (mean_RD + _by_row(self.worth_in, batch.entry_worth_RS.log1p())).to(event_ED.dtype)
-        return token_RD
+    def _tokens(self, batch: Batch, event_ED: Tensor, worth_TS: Tensor) -> Tensor:
+        """[T, D] event tokens: the mean of a token's events, and how often and how recently they occur."""
+        token_E = batch.entry_token_R[batch.entry_E]
+        shown_E = (token_E >= 0).nonzero().squeeze(1)
+        # summed in fp32: to hundreds of events bf16 cannot add one more
+        sum_TD = event_ED.new_zeros(len(worth_TS), self.width, dtype=torch.float32)
+        sum_TD = sum_TD.index_add(0, token_E[shown_E], event_ED[shown_E].float())
+        token_TD: Tensor = sum_TD / worth_TS[:, -1:] + _by_row(self.worth_in, worth_TS.log1p())
+        return token_TD.to(event_ED.dtype)
 
     def _events(self, batch: Batch, text_UW: Tensor, name_MD: Tensor) -> Tensor:
         """z^(evt) [E, D] of Eq. 1. What depends on the text alone is computed once per distinct text, not per event."""
@@ -176,7 +183,8 @@ class Hierarchy(nn.Module):
         """z^(mdl) [B, M, D]: the mean over *all* the window's events, then the shared modal adapter."""
         users, modalities = batch.count_BMC.shape[:2]
         cell_E = batch.owner_E * modalities + batch.modality_E
-        sum_CD = event_ED.new_zeros(users * modalities, self.width).index_add(0, cell_E, event_ED)
+        sum_CD = event_ED.new_zeros(users * modalities, self.width, dtype=torch.float32)
+        sum_CD = sum_CD.index_add(0, cell_E, event_ED.float())
         number_C = torch.bincount(cell_E, minlength=users * modalities)
         mean_BMD = (sum_CD / number_C.clamp(min=1)[:, None]).view(users, modalities, self.width)
         modal_BMD = self.modal(mean_BMD + self.count_in(batch.count_BMC)) + name_MD

@@ -19,16 +19,18 @@ from torch import Tensor, nn
 from qanchor.model.batch import DECAY_DAYS
 from qanchor.model.hierarchy import Prefix
 
+GATES = 4
+"""Parts that a seed adds up: read by the query, by the prompt, the user token, and all of them together."""
 KINDS = 8
 """Learned kinds of events that are counted too: at night, large, of one modality, whatever an event token tells."""
 
 
+VOLUME = 0.5
+"""How much of the user token's linear part is let through before anything is learned, against the usual scale."""
 HIDDEN = torch.finfo(torch.float32).min
 """The score of padding: finite, since a user without any token has nothing else."""
 
 
-import os
-GATE=int(os.environ.get("GATE","0")); VOLUME=float(os.environ.get("VOL",".5"))
 @dataclass(frozen=True)
 class Words:
     """Queries as wholes and as sets of words: unit vectors [V, W] and importance [V] of the distinct texts of both,
@@ -55,6 +57,7 @@ class AnchorSeed(nn.Module):
     """
 
     def __init__(self, text_width: int, width: int, user: bool = True, heads: int = 4) -> None:
+        """`user`: whether prefixes begin with a user token."""
         super().__init__()
         self.heads = heads
         noise = 0.01 * torch.randn(heads, text_width, text_width)
@@ -69,11 +72,11 @@ class AnchorSeed(nn.Module):
         self.query_in = nn.Linear(read, width)
         self.user_in = nn.Linear(width, width, bias=False) if user else None
         self.user_skip = nn.Linear(width, width, bias=False) if user else None
-        self.prompt_skip = nn.Linear(read, width, bias=False)
-        self.gate = nn.Linear(width, 4) if GATE else None
-        if user:
+        if self.user_skip is not None:
             with torch.no_grad():
                 self.user_skip.weight *= VOLUME
+        self.prompt_skip = nn.Linear(read, width, bias=False)
+        self.gate = nn.Linear(width, GATES)
         self.out = nn.Linear(width, width)
         self.skip = nn.Linear(read, width, bias=False)
 
@@ -83,21 +86,40 @@ class AnchorSeed(nn.Module):
         Prompts may be [1, N, K, D], shared by the users.
         """
         own_BNX = self._read(prefix, self._match_query(prefix, words))
-
-        g = prompt_BNKD.new_ones(1, 1, 4) if self.gate is None else self.gate(prompt_BNKD.mean(2)).exp()
-        hidden_BND, linear_BND = self.query_in(own_BNX), self.skip(own_BNX) * g[..., :1]
+        hidden_BND, parts = self.query_in(own_BNX), [self.skip(own_BNX)]
         if prompt_BNKD.shape[2]:
-            virtual_BRW = F.normalize(self.prompt(prompt_BNKD), dim=-1).flatten(1, 2)
-            mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_BRW, self.maps) * self.scale[:, None, None]
-            read_BRX = self._read(prefix, _meet(mapped_BHRW, prefix))
+            read_BRX = self._read(prefix, self._match_prompt(prefix, prompt_BNKD))
             prompted_BNX = read_BRX.view(*own_BNX.shape[:2], -1, own_BNX.shape[-1]).mean(2)
             hidden_BND = hidden_BND + self.prompt_in(prompted_BNX)
-            linear_BND = linear_BND + self.prompt_skip(prompted_BNX) * g[..., 1:2]
+            parts.append(self.prompt_skip(prompted_BNX))
         if self.user_in is not None and self.user_skip is not None:
             hidden_BND = hidden_BND + self.user_in(prefix.user_BD)[:, None]
-            linear_BND = linear_BND + self.user_skip(prefix.user_BD)[:, None] * g[..., 2:3]
-        seed_BND: Tensor = self.out(F.gelu(hidden_BND)) * g[..., 3:] + linear_BND
+            parts.append(self.user_skip(prefix.user_BD)[:, None])
+        parts.append(self.out(F.gelu(hidden_BND)))
+        seed_BND: Tensor = parts[0].new_zeros(())
+        for share_BN1, part_BND in zip(self._shares(prompt_BNKD), parts, strict=False):
+            seed_BND = seed_BND + share_BN1 * part_BND
         return seed_BND
+
+    def _shares(self, prompt_BNKD: Tensor) -> Tensor:
+        """[parts, B, N, 1] how much of each part the soft prompt lets through: about all, before it is learned."""
+        if not prompt_BNKD.shape[2]:
+            return prompt_BNKD.new_ones(GATES, *prompt_BNKD.shape[:2], 1)
+        share: Tensor = self.gate(prompt_BNKD.mean(2)).exp().movedim(-1, 0)[..., None]
+        return share
+
+    def attention(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor) -> Tensor:
+        """[B, N, P] where each suffix looks: the mean weight of all heads, half by the query and half by the prompt."""
+        own_BNP = _weights(self._match_query(prefix, words), prefix).mean(1)
+        prompt_BRP = _weights(self._match_prompt(prefix, prompt_BNKD), prefix).mean(1)
+        prompted_BNP = prompt_BRP.view(*own_BNP.shape[:2], -1, own_BNP.shape[-1]).mean(2)
+        return (own_BNP + prompted_BNP) / 2
+
+    def _match_prompt(self, prefix: Prefix, prompt_BNKD: Tensor) -> Tensor:
+        """[B, H, N * K, P] how well each event matches each soft-prompt vector."""
+        virtual_BRW = F.normalize(self.prompt(prompt_BNKD), dim=-1).flatten(1, 2)
+        mapped_BHRW = torch.einsum("brw,hwv->bhrv", virtual_BRW, self.maps) * self.scale[:, None, None]
+        return _meet(mapped_BHRW, prefix)
 
     def _match_query(self, prefix: Prefix, words: Words) -> Tensor:
         """[B, H, N, P] how well each event matches each query: as a whole, and by its best word."""
@@ -112,7 +134,7 @@ class AnchorSeed(nn.Module):
 
     def _read(self, prefix: Prefix, match_BHRP: Tensor) -> Tensor:
         """[B, R, X] of R readers a user: the matching events' values, and their log counts by time scale and kind."""
-        weight_BHRP = match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], HIDDEN).softmax(-1)
+        weight_BHRP = _weights(match_BHRP, prefix)
         value_BPD = self.value(prefix.token_BPD)
         value_BHPd = value_BPD.unflatten(-1, (self.heads, value_BPD.shape[-1] // self.heads)).transpose(1, 2)
         pooled_BRD = (weight_BHRP.to(value_BHPd.dtype) @ value_BHPd).transpose(1, 2).flatten(2)
@@ -123,6 +145,11 @@ class AnchorSeed(nn.Module):
         count_BXC = gate_BHRP.flatten(1, 2) @ worth_BPC.to(gate_BHRP.dtype)
         count_BHRC = count_BXC.view(*gate_BHRP.shape[:3], -1).float().log1p()
         return torch.cat([pooled_BRD.float(), count_BHRC.transpose(1, 2).flatten(2)], -1)
+
+
+def _weights(match_BHRP: Tensor, prefix: Prefix) -> Tensor:
+    """Matches as shares of each reader's attention; padding gets none."""
+    return match_BHRP.float().masked_fill(~prefix.mask_BP[:, None, None], HIDDEN).softmax(-1)
 
 
 def _meet(reader_BHRW: Tensor, prefix: Prefix) -> Tensor:
