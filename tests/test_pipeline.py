@@ -120,10 +120,31 @@ def test_embed_and_refresh_leave_the_same_files(project, tmp_path, capsys):
 
 def test_search_is_the_product_over_what_embed_wrote(project, tmp_path, capsys):
     day, yaml_file = project.config.windows.test[0], str(project.config.root / "qanchor.yaml")
-    embed = ("embed", "--config", yaml_file, "--out", str(project.out), "--as-of", str(day), "--sink", "lance", "--json")
+    embed = (
+        "embed",
+        "--config",
+        yaml_file,
+        "--out",
+        str(project.out),
+        "--as-of",
+        str(day),
+        "--sink",
+        "lance",
+        "--json",
+    )
     assert run(*embed, "--scenario", "forest") == 0
     capsys.readouterr()
-    command = ("search", "plays the wallet forest", "-k", "7", "--config", yaml_file, "--run", str(project.out), "--json")
+    command = (
+        "search",
+        "plays the wallet forest",
+        "-k",
+        "7",
+        "--config",
+        yaml_file,
+        "--run",
+        str(project.out),
+        "--json",
+    )
     assert run(*command, "--out", str(tmp_path / "audience.csv")) == 0
     found = json.loads(capsys.readouterr().out)
     # the very words of a scenario's statement choose that scenario

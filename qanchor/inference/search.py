@@ -60,14 +60,14 @@ def nearest(blocks: Iterable[tuple[pa.Array, Floats]], vector_O: npt.ArrayLike, 
 def direction(model: QAnchor, framing: Framing, positive: str | None, negative: str | None = None) -> Floats:
     """[O] along which those users lie of whom the phrase `positive` is true, and against which those of `negative`.
 
-    A phrase's inner product with a user's embedding is cos(user, it happens) - cos(user, it does not happen). Training
-    centres the answers of each question by themselves, so that one statement alone also holds what all answers to its
-    question share; the difference of two does not.
+    A phrase's inner product with a user's embedding, from -1 to 1, is half of cos(user, it happens) less cos(user, it
+    does not happen). Training centres the answers of each question by themselves, so that one statement alone also
+    holds what all answers to its question share; the difference of two does not.
 
     Raises:
         ModelError: a phrase without a word in it, or none at all.
     """
-    signed = [(sign, phrase) for sign, phrase in ((1.0, positive), (-1.0, negative)) if phrase is not None]
+    signed = [(sign, phrase) for sign, phrase in ((0.5, positive), (-0.5, negative)) if phrase is not None]
     if not signed or not all(phrase.strip() for _, phrase in signed):
         raise ModelError(f"got {positive!r} and {negative!r}, expected a phrase about the user such as 'books a hotel'")
     whole_O = sum(

@@ -216,7 +216,7 @@ class SearchRequest(Request):
 class Near(BaseModel):
     user_id: str
     similarity: float
-    """Cosine with the user; with a sentence, the cosine with it less that with its denial."""
+    """Cosine with the user; with a sentence, half the cosine with it less that with its denial."""
 
 
 class SearchReply(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from qanchor.useru.english import ENGLISH
 from qanchor.useru.statements import Framing
 
 FRAMING = Framing(ENGLISH, "month")
+MADE = Made("2025-03-01", "trip", "Will they travel?", "model", "prompt", "events", "1")
 
 
 def crowd(users: int, width: int = 16, seed: int = 0) -> tuple[pa.Array, np.ndarray]:
@@ -74,30 +76,33 @@ def test_a_snapshot_is_read_in_blocks_of_any_size(tmp_path):
 def written(folder, users: int, width: int = 16) -> tuple[Snapshot, pa.Array, np.ndarray]:
     snapshot = Snapshot(folder, dt.date(2025, 3, 1))
     user_N, row_NO = crowd(users, width)
-    snapshot.write(0, Made("2025-03-01", "trip", "Will they travel?", "m", "p", "e", "1"), user_N, row_NO)
+    snapshot.write(0, MADE, user_N, row_NO)
     return snapshot, user_N, row_NO
 
 
 @pytest.mark.parametrize("indexed", [True, False])
 def test_lance_finds_most_of_the_nearest(tmp_path, monkeypatch, indexed):
     monkeypatch.setattr(lance, "INDEXED", 500 if indexed else 10**9)
-    snapshot, user_N, row_NO = written(tmp_path, 4_000)
-    vector_O = np.random.default_rng(1).normal(size=16).astype(np.float32)
+    random = np.random.default_rng(1)
+    centre_CO = random.normal(size=(12, 16))
+    row_NO = centre_CO[random.integers(12, size=4_000)] + 0.4 * random.normal(size=(4_000, 16))
+    row_NO = (row_NO / np.linalg.norm(row_NO, axis=1, keepdims=True)).astype(np.float32)
+    snapshot, user_N = Snapshot(tmp_path, dt.date(2025, 3, 1)), pa.array([f"u{n}" for n in range(4_000)])
+    snapshot.write(0, MADE, user_N, row_NO)
+    vector_O = (centre_CO[3] - centre_CO[7]).astype(np.float32)
     with pytest.raises(DataError, match="--sink lance"):
         lance.search(snapshot, "trip", 1, vector_O, 100)
     lance.write(snapshot, "trip", 1)
     exact = slowly(user_N, row_NO, vector_O, 100)
     found = lance.search(snapshot, "trip", 1, vector_O, 100)
-    if not indexed:
-        assert {near.user_id for near in found[:90]} == {near.user_id for near in exact[:90]}
-    assert len(set(found) & set(exact)) >= 90  # scores, too, are the exact ones
+    assert len(set(found) & set(exact)) >= (90 if indexed else 100)  # scores, too, are the exact ones
     assert found == sorted(found, key=lambda near: (-near.score, near.user_id))
 
 
 def test_a_data_set_older_than_its_files_is_refused(tmp_path):
     snapshot, user_N, row_NO = written(tmp_path, 50)
     lance.write(snapshot, "trip", 1)
-    snapshot.write(0, Made("2025-03-01", "trip", "Will they travel?", "another", "p", "e", "1"), user_N, row_NO)
+    snapshot.write(0, replace(MADE, model="another"), user_N, row_NO)
     with pytest.raises(DataError, match="older than the files beside it"):
         lance.search(snapshot, "trip", 1, row_NO[0], 5)
 
@@ -117,7 +122,7 @@ def test_a_direction_is_the_contrast_of_framed_answers(model):
     answer_RO = model.answers([*yes, *no]).astype(np.float64)
     np.testing.assert_allclose(np.linalg.norm(answer_RO, axis=1), 1, atol=1e-5)
     mean_O = answer_RO[:2].mean(0)
-    expected_O = mean_O / np.linalg.norm(mean_O) - answer_RO[2]
+    expected_O = (mean_O / np.linalg.norm(mean_O) - answer_RO[2]) / 2
     coffee_O = direction(model, FRAMING, "buys coffee")
     np.testing.assert_allclose(coffee_O, expected_O, atol=1e-2)  # bf16: other batches round differently
     rent_O = direction(model, FRAMING, "pays rent")
