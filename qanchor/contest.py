@@ -142,13 +142,15 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
         _share(project.out, own.out)
         own.embed_requests()
         shutil.rmtree(own.out / "checkpoints", ignore_errors=True)
-        told = own.zero_shot() if zero_shot else None
-        return {
+        found: dict[str, Features] = {
             row: {
                 name: embeddings.read(own.out / "embeddings" / f"{kind}.parquet", name) for name in own.config.scenarios
             }
             for kind, row in rows.items()
-        } | ({ZERO_SHOT: {name: score[:, None] for name, score in told.items()}} if told else {})
+        }
+        if zero_shot and (told := own.zero_shot()):
+            found[ZERO_SHOT] = {name: score[:, None] for name, score in told.items()}
+        return found
 
     parts = base.model_dump(mode="json", include={"model", "training", "useru", "modalities"})
     said = [scenario.statements for scenario in base.scenarios.values() if zero_shot and scenario.statements]

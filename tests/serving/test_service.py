@@ -119,7 +119,7 @@ def test_search_is_the_matrix_product(client, project):
     said = client.post("/v1/search", json={"scenario": "coffee", "sentence": "buys coffee", "k": 1000}).json()["data"]
     assert len(said) == len(matrix.users)
     assert sorted(item["similarity"] for item in said)[::-1] == [item["similarity"] for item in said]
-    vector_O = direction(client.service.world.reader.model, Framing.of(project.config), "buys coffee")
+    vector_O = direction(client.service.world.reader.model, Framing.of(project.project.config), "buys coffee")
     assert said[0]["similarity"] == pytest.approx((matrix.embedding_NO @ vector_O).max(), abs=0.02)
 
 
