@@ -1,7 +1,7 @@
-"""A phrase about a user as D_future would put it, "A few times, from early on: books a hotel.", and its denial.
+"""A phrase about a user, "Books a hotel.", and what D_future answers of users of whom it is not true.
 
-The answer tower has only ever read UserU's answers. Put their way, a phrase is told from its denial; as a bare sentence
-it is not (docs/search.md has the numbers).
+Alone the phrase tells little: the answer tower has only ever read UserU's answers, and much of what it hears is what
+they all share. Against its denials it tells (docs/search.md has the numbers).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from qanchor.useru.chinese import CHINESE
 from qanchor.useru.english import ENGLISH
 from qanchor.useru.phrases import Phrases
 
-YES = ((3, 3), (1, 1))
-"""How often, and when: a few times from early on; once, in the middle of the period."""
+OTHERWISE = (0, 3)
+"""What a denial says of all else: nor anything else; but other things a few times."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,16 @@ class Framing:
         return cls(phrases, phrases.period(config.windows.predict_days))
 
     def happens(self, phrase: str) -> list[str]:
-        """The phrase as answers of users of whom it is true."""
-        frame, words = self.phrases.focus.answers[0], self.phrases
-        return [
-            _sentence(frame.format(often=words.often[often], onset=words.onset[onset], named=_bare(phrase)))
-            for often, onset in YES
-        ]
+        """The phrase as a sentence of its own."""
+        stop = self.phrases.focus.answers[0][-1]
+        return [_sentence(_bare(phrase) + stop)]
 
     def does_not(self, phrase: str) -> list[str]:
-        """And as the answer of users of whom it is not: like nearly all else."""
-        frame, words = self.phrases.focus.nothing[0], self.phrases
-        return [_sentence(frame.format(concept=_bare(phrase), period=self.period, otherwise=words.otherwise[0]))]
+        """What is answered of users of whom it is not true, in each of D_future's ways."""
+        return [
+            _sentence(frame.format(concept=_bare(phrase), period=self.period, otherwise=self.phrases.otherwise[band]))
+            for frame, band in zip(self.phrases.focus.nothing, OTHERWISE, strict=True)
+        ]
 
 
 def _bare(phrase: str) -> str:

@@ -114,15 +114,15 @@ def model() -> QAnchor:
 
 def test_a_direction_is_the_contrast_of_framed_answers(model):
     yes, no = FRAMING.happens("buys coffee."), FRAMING.does_not("buys coffee.")
-    assert yes == [
-        "A few times, from early on: buys coffee.",
-        "Once, in the middle of the period: buys coffee.",
+    assert yes == ["Buys coffee."]
+    assert no == [
+        "No buys coffee at all in the next month, nor anything else.",
+        "Never, nothing to do with buys coffee in the next month, but other things a few times.",
     ]
-    assert no == ["No buys coffee at all in the next month, nor anything else."]
     answer_RO = model.answers([*yes, *no]).astype(np.float64)
     np.testing.assert_allclose(np.linalg.norm(answer_RO, axis=1), 1, atol=1e-5)
-    mean_O = answer_RO[:2].mean(0)
-    expected_O = (mean_O / np.linalg.norm(mean_O) - answer_RO[2]) / 2
+    denial_O = answer_RO[1:].mean(0)
+    expected_O = (answer_RO[0] - denial_O / np.linalg.norm(denial_O)) / 2
     coffee_O = direction(model, FRAMING, "buys coffee")
     np.testing.assert_allclose(coffee_O, expected_O, atol=1e-2)  # bf16: other batches round differently
     rent_O = direction(model, FRAMING, "pays rent")
@@ -135,5 +135,5 @@ def test_a_direction_is_the_contrast_of_framed_answers(model):
 
 def test_chinese_is_framed_in_chinese():
     framing = Framing(CHINESE, "一个月")
-    assert framing.happens("点外卖。")[0] == "偶尔几次，从前期开始：点外卖。"
-    assert framing.does_not("点外卖") == ["不会，未来一个月没有与点外卖有关的行为，也没有其他活动。"]
+    assert framing.happens("点外卖。") == ["点外卖。"]
+    assert framing.does_not("点外卖")[0] == "不会，未来一个月没有与点外卖有关的行为，也没有其他活动。"
