@@ -217,6 +217,36 @@ def refresh(
 
 
 @app.command()
+def search(
+    sentence: Annotated[str, typer.Argument(help="True of the users wanted: 'books a hotel'.")],
+    config: ConfigOption = Path("qanchor.yaml"),
+    out: Annotated[Path | None, typer.Option("--run", help="Run folder; left out, runs/NAME of the config.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="So many users.")] = 100,
+    unlike: Annotated[str | None, typer.Option("--not", help="And what is not true of them.")] = None,
+    as_of: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day of the embeddings; left out, the newest.")
+    ] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help="Whose embeddings; left out, the scenario whose statement is nearest.")
+    ] = None,
+    approximate: Annotated[bool, typer.Option("--approximate", help="By the index of `embed --sink lance`.")] = False,
+    to: Annotated[Path | None, typer.Option("--out", "-o", help="Write them to a .parquet or .csv file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The users nearest to a sentence, among the embeddings that `embed` and `refresh` wrote."""
+    from qanchor import audience
+
+    daily = _daily(config, out, as_json)
+    found = audience.search(daily, sentence, k, as_of and as_of.date(), scenario, unlike, approximate)
+    if to is not None:
+        audience.write(found, to)
+    if as_json:
+        print(json.dumps({**asdict(found), "users": [one._asdict() for one in found.users]}))
+    elif to is None:
+        daily.project.console.print(audience.table(found))
+
+
+@app.command()
 def forget(
     users: Annotated[list[str], typer.Argument(help="Ids of the users.")],
     config: ConfigOption = Path("qanchor.yaml"),

@@ -138,12 +138,30 @@ class Rule(Section):
         return self
 
 
+class Statements(Section):
+    """What a scenario asks, as phrases about the user: "books a hotel". One of the two is enough."""
+
+    positive: str | None = None
+    """True of the user when the answer is yes,"""
+    negative: str | None = None
+    """or when it is no: "makes a payment" of a card that is asked whether it will lie unused."""
+
+    @model_validator(mode="after")
+    def _say_something(self) -> Statements:
+        said = [phrase for phrase in (self.positive, self.negative) if phrase is not None]
+        if not said or not all(phrase.strip() for phrase in said):
+            raise ValueError("give `positive`, `negative` or both, each a phrase such as 'books a hotel'")
+        return self
+
+
 class Scenario(Section):
     query: str
     """The question in plain words; it goes to the end of the prefix and anchors the embedding."""
     label: Rule | None = None
     labels: str | None = None
     """Parquet or CSV file of `user_id, as_of, label` (0 or 1); rows that are missing have no label."""
+    statements: Statements | None = None
+    """For an answer without any label, by what the user's embedding lies near to (docs/search.md)."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Scenario:

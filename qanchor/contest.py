@@ -30,6 +30,7 @@ from qanchor.baselines.coles import CoLES
 from qanchor.baselines.counts import Counts
 from qanchor.baselines.cpc import CPC
 from qanchor.baselines.found import FOUND
+from qanchor.baselines.given import Given
 from qanchor.baselines.msdp import MSDP
 from qanchor.baselines.one4all import One4all
 from qanchor.baselines.perceptron import Perceptron
@@ -39,6 +40,7 @@ from qanchor.errors import ConfigError, ModelError, QAnchorError
 from qanchor.evaluation.bench import Bench, Features, Field, Method, Outcome, Setting, Unit, play
 from qanchor.evaluation.board import Board, ranking
 from qanchor.evaluation.judge import hardware
+from qanchor.evaluation.results import ZERO_SHOT
 from qanchor.evaluation.standings import save, standings
 from qanchor.pipeline import SHIPPED, Project, prepared
 from qanchor.stages import Stages
@@ -77,7 +79,7 @@ def catalogue(project: Project) -> dict[str, Method]:
         "counts": Method(lambda *_: {"counts": _counts(project)}, seeds=(0,), kept=False),
         "lightgbm": Method(lambda *_: {"lightgbm": _counts(project)}, judges={"lightgbm": Boosted}, kept=False),
         "untrained": _own(project, UNTRAINED, {"base": "untrained", "tuned": "w/o pretraining"}),
-        "qanchor": _own(project, {}, {"base": "base", "tuned": "tuned"}),
+        "qanchor": _own(project, {}, {"base": "base", "tuned": "tuned"}, zero_shot=True),
         **ablations,
         "instructue": _own(project, INSTRUCT_UE, {"base": "InstructUE-like"}),
         **(_shipped(project) if project.config.name == "wallet" else {}),
@@ -132,8 +134,8 @@ def _fitted(project: Project, baseline: Baseline) -> Features:
     return baseline.embed(project.past)
 
 
-def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str]) -> Method:
-    """Our model with a changed config; `rows`: kind of embedding -> row of the table."""
+def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], zero_shot: bool = False) -> Method:
+    """Our model with a changed config; `rows`: kind of embedding -> row of the table, and one by statements alone."""
     base = changed(project.config, changes)
 
     def embed(setting: Setting, seed: int) -> dict[str, Features]:
@@ -143,15 +145,20 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str]) 
         _share(project.out, own.out)
         own.embed_requests()
         shutil.rmtree(own.out / "checkpoints", ignore_errors=True)
-        return {
+        found: dict[str, Features] = {
             row: {
                 name: embeddings.read(own.out / "embeddings" / f"{kind}.parquet", name) for name in own.config.scenarios
             }
             for kind, row in rows.items()
         }
+        if zero_shot and (told := own.zero_shot()):
+            found[ZERO_SHOT] = {name: score[:, None] for name, score in told.items()}
+        return found
 
     parts = base.model_dump(mode="json", include={"model", "training", "useru", "modalities"})
-    return Method(embed, config=[parts, __version__])
+    said = [scenario.statements for scenario in base.scenarios.values() if zero_shot and scenario.statements]
+    parts |= {"statements": [statements.model_dump() for statements in said]} if said else {}
+    return Method(embed, judges={ZERO_SHOT: Given}, config=[parts, __version__])
 
 
 def _shipped(project: Project) -> dict[str, Method]:
@@ -185,7 +192,9 @@ def bench_of(project: Project, only: Sequence[str]) -> Bench:
     methods = entries(project, only)
     project.ingest()
     split, users = (project.requests[column].to_numpy().astype(str) for column in ("split", "user_id"))
-    parts = project.config.model_dump(mode="json", include={"windows", "users", "modalities", "scenarios"})
+    asked = {"windows", "users", "modalities", "scenarios"}
+    unlabelled = {"scenarios": {"__all__": {"statements"}}}  # they change no label, and none but their own row
+    parts = project.config.model_dump(mode="json", include=asked, exclude=unlabelled)
     labels = {name: [hashlib.sha256(y.tobytes()).hexdigest()] for name, y in project.labels.items()}
     told = json.dumps([project.stages.digests["ingest"], parts, labels], sort_keys=True)
     field = Field(project.config.name, split, users, project.labels, hashlib.sha256(told.encode()).hexdigest())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ def forget(daily: Daily, user_ids: Sequence[str]) -> list[Trace]:
     forgotten.forget(store, user_ids)
     for path in _tables(daily):
         _rewrite_table(path, user_ids)
+    for place in daily.snapshots.glob("*/*.lance"):  # made of the tables: `embed --sink lance` makes them again
+        if isinstance(place, Path):
+            shutil.rmtree(place)
+        else:
+            place.rmdir(recursive=True)
     for path in _interviews(daily):
         lines = path.read_bytes().splitlines(keepends=True)
         atomic.write(path, b"".join(line for line in lines if json.loads(line).get("user_id") not in user_ids))

@@ -31,6 +31,7 @@ from qanchor.events.labels import label
 from qanchor.events.profiles import Profiles
 from qanchor.events.store import EventStore
 from qanchor.inference.engine import QAnchor
+from qanchor.inference.search import direction
 from qanchor.model import persistence
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
@@ -41,6 +42,7 @@ from qanchor.training.pretrain import Corpus, Pretraining, Step
 from qanchor.training.tune import Labelled, TuneCheck, Tuning
 from qanchor.useru import build, dataset, show
 from qanchor.useru.cohorts import Interviewer
+from qanchor.useru.statements import Framing
 from qanchor.useru.synthesis.pool import diff, generate
 from qanchor.useru.synthesis.synthesize import estimate
 
@@ -234,7 +236,7 @@ class Project:
         self.pretrain()
         inputs = {
             "tune": self.config.training.tune.model_dump(exclude={"cache_gb"}),
-            "scenarios": {name: s.model_dump() for name, s in self.config.scenarios.items()},
+            "scenarios": {name: s.model_dump(exclude={"statements"}) for name, s in self.config.scenarios.items()},
             "labels": listing(
                 [storage.place(s.labels, self.config.root) for s in self.config.scenarios.values() if s.labels]
             ),
@@ -297,7 +299,9 @@ class Project:
     def evaluate(self) -> None:
         """Linear probes on every kind of features: `results.json`."""
         self.embed_requests()
-        inputs = {"truth": listing([self.config.root / "truth" / "oracle.parquet"])}
+        said = {name: s.statements.model_dump() for name, s in self.config.scenarios.items() if s.statements}
+        truth = listing([self.config.root / "truth" / "oracle.parquet"])
+        inputs = {"truth": truth, **({"statements": said} if said else {})}
         self.stages.run("evaluate", inputs, ("embed",), lambda _: self._evaluate())
 
     def _evaluate(self) -> None:
@@ -305,11 +309,31 @@ class Project:
         users = self.requests["user_id"].to_numpy().astype(str)
         kinds = self._embeddings()
         hand_made = Counts().fit(self.past.take(self.rows("train"))).embed(self.past)
-        oracle = self._oracle()
-        columns = len(kinds) + 2 + (oracle is not None)
+        oracle, zero_shot = self._oracle(), self.zero_shot()
+        columns = len(kinds) + 2 + (oracle is not None) + (zero_shot is not None)
         with self.stages.progress("evaluate", columns * len(self.labels)) as advance:
-            results = judge(self.config, kinds, hand_made, self.labels, oracle, split, users, lambda n: advance(n, ""))
+            results = judge(
+                self.config, kinds, hand_made, self.labels, oracle, split, users, zero_shot, lambda n: advance(n, "")
+            )
         results.save(self.out / "results.json")
+
+    def zero_shot(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        """[N] of each scenario: how far a request's `base` embedding lies along its statements, no label used.
+
+        None unless all scenarios have statements.
+        """
+        said = {name: scenario.statements for name, scenario in self.config.scenarios.items()}
+        if lacking := [name for name, statements in said.items() if statements is None]:
+            if len(lacking) < len(said):
+                self.console.print(f"  no column zero-shot: there are no `statements` of {', '.join(lacking)}")
+            return None
+        model = QAnchor.from_pretrained(self.out / "model", self.out / "vectors")
+        base, framing = self.storage / "embeddings" / "base.parquet", Framing.of(self.config)
+        return {
+            name: embeddings.read(base, name) @ direction(model, framing, statements.positive, statements.negative)
+            for name, statements in said.items()
+            if statements
+        }
 
     def report(self, command: str) -> None:
         """`report.html`, the stages' seconds into `results.json`, and the table on the screen."""

@@ -18,8 +18,10 @@ from qanchor.daily import Daily
 from qanchor.datasets import wallet
 from qanchor.errors import DataError
 from qanchor.events.store import EventStore
+from qanchor.inference.search import direction
 from qanchor.pipeline import Project
 from qanchor.policies import trial
+from qanchor.useru.statements import Framing
 
 SCENARIOS = ("login", "forest", "value")
 TRAINING = {
@@ -50,7 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def test_results_have_the_promised_structure(project):
     results = json.loads((project.out / "results.json").read_text())
     assert results["data"] == "wallet"
-    columns = {"counts", "base", "swapped", "tuned", "oracle"}
+    columns = {"counts", "zero-shot", "base", "swapped", "tuned", "oracle"}
     assert set(results["scenarios"]) == set(SCENARIOS)
     for row in [*results["scenarios"].values(), results["average"]]:
         assert set(row) == columns
@@ -153,6 +155,54 @@ def test_embed_and_refresh_leave_the_same_files(project, tmp_path, capsys):
     assert "no scenario 'moon' in the config; known are: forest, login, value" in capsys.readouterr().err
     assert run("embed", "--query", "what?", *command) == 1
     assert "expected NAME=QUESTION" in capsys.readouterr().err
+
+
+def test_search_is_the_product_over_what_embed_wrote(project, tmp_path, capsys):
+    day, yaml_file = project.config.windows.test[0], str(project.config.root / "qanchor.yaml")
+    embed = (
+        "embed",
+        "--config",
+        yaml_file,
+        "--out",
+        str(project.out),
+        "--as-of",
+        str(day),
+        "--sink",
+        "lance",
+        "--json",
+    )
+    assert run(*embed, "--scenario", "forest") == 0
+    capsys.readouterr()
+    command = (
+        "search",
+        "plays the wallet forest",
+        "-k",
+        "7",
+        "--config",
+        yaml_file,
+        "--run",
+        str(project.out),
+        "--json",
+    )
+    assert run(*command, "--out", str(tmp_path / "audience.csv")) == 0
+    found = json.loads(capsys.readouterr().out)
+    # the very words of a scenario's statement choose that scenario
+    assert (found["scenario"], found["as_of"]) == ("forest", str(day))
+    frame = pl.read_parquet(project.out / "embeddings" / f"as_of={day}" / "forest" / "*.parquet")
+    model, framing = QAnchor.from_pretrained(project.out / "model"), Framing.of(project.config)
+    scores = frame["embedding"].to_numpy().astype(float) @ direction(model, framing, "plays the wallet forest")
+    expected = frame.select("user_id", score=pl.Series(scores)).sort("score", "user_id", descending=[True, False])[:7]
+    assert [user["user_id"] for user in found["users"]] == expected["user_id"].to_list()
+    assert [user["score"] for user in found["users"]] == pytest.approx(expected["score"].to_list())
+    assert pl.read_csv(tmp_path / "audience.csv")["user_id"].to_list() == expected["user_id"].to_list()
+    assert run(*command, "--approximate") == 0
+    assert json.loads(capsys.readouterr().out)["users"] == found["users"]  # too few for an index
+    assert run(*command, "--scenario", "moon") == 1
+    assert "no embeddings of 'moon'" in capsys.readouterr().err
+    assert run(*command, "--as-of", "2020-01-01") == 1
+    assert f"days with some: {day}" in capsys.readouterr().err
+    assert run(*command, "--out", "audience.txt") == 1
+    assert "ends in .parquet or .csv" in capsys.readouterr().err
 
 
 def test_a_planted_future_event_changes_no_prefix(project, tmp_path):

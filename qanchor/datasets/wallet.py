@@ -168,7 +168,7 @@ def _config(place: World) -> dict[str, Any]:
 
 def _scenario(place: World, name: str) -> dict[str, Any]:
     entry = place.book["scenarios"][name]
-    query = {"query": place.words(entry)}
+    query: dict[str, Any] = {"query": place.words(entry), "statements": {"positive": place.words(entry["said"])}}
     if name in LABELLED:
         return query | {"labels": f"labels/{name}.parquet"}
     where: dict[str, Any] = {}

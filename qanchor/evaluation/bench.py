@@ -169,8 +169,8 @@ class Bench:
     def _judge(self, row: str, features: Features, method: Method, seed: int) -> dict[str, Answers]:
         labels = self.field.labels
         if row in method.judges:
-            X = np.asarray(features, np.float32)
-            return {name: self._classified(method.judges[row](seed), X, y) for name, y in labels.items()}
+            of = features if isinstance(features, Mapping) else dict.fromkeys(labels, np.asarray(features, np.float32))
+            return {name: self._classified(method.judges[row](seed), of[name], y) for name, y in labels.items()}
         if isinstance(features, Mapping):
             return {name: Probe(features[name], self.field.split).answer(y) for name, y in labels.items()}
         probe = Probe(features, self.field.split)

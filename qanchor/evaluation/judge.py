@@ -2,6 +2,7 @@
 
 Columns, in the order of the table:
     counts    hand-made features, the same for all scenarios
+    zero-shot base, told from the scenario's statements: no probe, no label
     base      each scenario by the embeddings of its own query
     swapped   each scenario by the embeddings of another scenario's query: what the query is worth is base less swapped
     tuned     base with the scenario's soft prompt
@@ -27,7 +28,7 @@ from qanchor.config import Config
 from qanchor.errors import DataError
 from qanchor.evaluation.metrics import auc, ks
 from qanchor.evaluation.probe import SPLITS, Probe, Score, one_class
-from qanchor.evaluation.results import ORACLE, Results
+from qanchor.evaluation.results import ORACLE, ZERO_SHOT, Results
 
 Array = npt.NDArray[Any]
 
@@ -40,6 +41,7 @@ def judge(
     oracle: Mapping[str, Array] | None,
     split: Array,
     users: Array | None = None,
+    zero_shot: Mapping[str, Array] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Results:
     """Probe all scenarios on all columns.
@@ -52,14 +54,16 @@ def judge(
         oracle: scenario -> [N] true score of a positive; None when nobody knows it.
         split: [N] of "train", "validation", "test".
         users: [N] ids, so that a user's rows are resampled together.
+        zero_shot: scenario -> [N] score by its statements; None where there are none.
         progress: told 1 after each scenario and column.
 
     Raises:
         DataError: arrays of different lengths, a scenario without labels or embeddings, a feature that is not finite,
-            an oracle that lacks labelled rows.
+            an oracle or a zero-shot score that lacks labelled rows.
     """
     names, hand_made = list(config.scenarios), Probe(counts, split, users)
-    for what, given in {"labels": labels, **embeddings, **({ORACLE: oracle} if oracle else {})}.items():
+    known = {column: scores for column, scores in ((ZERO_SHOT, zero_shot), (ORACLE, oracle)) if scores}
+    for what, given in {"labels": labels, **embeddings, **known}.items():
         if missing := [name for name in names if name not in given]:
             raise DataError(f"{what} lack {', '.join(missing)}: expected all of {', '.join(names)}")
 
@@ -67,12 +71,12 @@ def judge(
         label = labels[name]
         if column == "counts":
             return hand_made.score(label)
-        if column == ORACLE and oracle:
-            return _known(label, oracle[name], split)
+        if column in known:
+            return _known(column, label, known[column][name], split)
         features = embeddings["base"][swap(names)[name]] if column == "swapped" else embeddings[column][name]
         return Probe(features, split, users).score(label)
 
-    columns = ["counts", *embeddings, *([ORACLE] if oracle else [])]
+    columns = ["counts", *([ZERO_SHOT] if zero_shot else []), *embeddings, *([ORACLE] if oracle else [])]
     if "base" in embeddings and len(names) > 1:
         columns.insert(columns.index("base") + 1, "swapped")
     scenarios: dict[str, dict[str, Score]] = {name: {} for name in names}
@@ -93,11 +97,11 @@ def swap(names: Sequence[str]) -> dict[str, str]:
     return {name: names[(place + len(names) // 2) % len(names)] for place, name in enumerate(names)}
 
 
-def _known(label: Array, score: Array, split: Array) -> Score:
+def _known(column: str, label: Array, score: Array, split: Array) -> Score:
     """The score of a given number, with nothing to fit."""
     rows = (split == "test") & ~np.isnan(label)
     if np.isnan(score[rows]).any():
-        raise DataError(f"the oracle has no value for {int(np.isnan(score[rows]).sum())} test rows with a label")
+        raise DataError(f"{column} has no value for {int(np.isnan(score[rows]).sum())} test rows with a label")
     y, positives = label[rows], int(label[rows].sum())
     reason = "" if 0 < positives < len(y) else one_class("test", positives, len(y))
     return Score(auc(y, score[rows]), ks(y, score[rows]), 0.0, 0.0, positives, len(y), reason)

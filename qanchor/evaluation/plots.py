@@ -21,11 +21,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from qanchor.evaluation.results import ORACLE, Results
+from qanchor.evaluation.results import ORACLE, ZERO_SHOT, Results
 from qanchor.evaluation.table import number
 
 INK = "#7a7a7a"
-FILLS = {"counts": "#9a9a9a", "base": "#56a0d3", "tuned": "#0072b2"}
+FILLS = {"counts": "#9a9a9a", ZERO_SHOT: "#cc79a7", "base": "#56a0d3", "tuned": "#0072b2"}
 OTHER_FILL = "#009e73"
 NEGATIVE, POSITIVE = "#7d9ab5", "#d55e00"
 STYLE = {

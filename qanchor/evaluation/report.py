@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qanchor.evaluation import plots
-from qanchor.evaluation.results import ORACLE, Results
+from qanchor.evaluation.results import ORACLE, ZERO_SHOT, Results
 from qanchor.evaluation.table import best, gap, number, unscored
 
 Array = npt.NDArray[Any]
@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 MEANING = {
     "counts": "Hand-made features: events per modality and category in 7 days, 30 days and the whole lookback window, "
     "days since the last, sums of amounts. The row to beat.",
+    ZERO_SHOT: "How much nearer a user's base embedding lies to what a yes says than to what a no says: no probe is "
+    "fitted, and no label is used at all.",
     "base": "The model's embeddings, each scenario anchored by its own query; no label was used to make them.",
     "swapped": "The same embeddings, but each scenario is probed on those of another scenario's query. What base has "
     "above it is what the query is worth.",

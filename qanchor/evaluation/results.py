@@ -16,6 +16,8 @@ from qanchor.evaluation.probe import Score
 
 ORACLE = "oracle"
 """The column of the best possible score; it takes part in no contest."""
+ZERO_SHOT = "zero-shot"
+"""The column of scores by a scenario's statements, to which nothing was fitted."""
 
 
 @dataclass(frozen=True)

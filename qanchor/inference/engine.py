@@ -1,6 +1,7 @@
 """QAnchor: one model, one noun. Profiles and scenarios in, anchor embeddings out (section 3.2.4).
 
-Shapes: N users, G scenarios, B users of a batch, K prompt vectors, D width of the backbone, O = 128.
+Shapes: N users, G scenarios, B users of a batch, K prompt vectors, D width of the backbone, R answers,
+O = 128.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from qanchor.errors import ModelError
@@ -42,6 +44,7 @@ class QAnchor:
         model.embed(profiles, queries=["Will this user book a hotel?"])   # [users, 1, 128]
         read = model.read(profiles)                                       # once, and later, any questions:
         model.ask(read, queries=["Will this user buy coffee?"])           # [users, 1, 128]
+        model.answers(["A few times, from early on: books a hotel."])     # [1, 128], in the users' space
     """
 
     def __init__(self, towers: Towers, prompts: Mapping[str, SoftPrompt] | None = None) -> None:
@@ -125,6 +128,16 @@ class QAnchor:
                 prefix, layers = batch([readings[n] for n in rows])
                 out[rows] = self.towers.anchor(prefix, tokens, query_1G, prompt_1GKD, layers).float().cpu().numpy()
         return out
+
+    def answers(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[R, O] unit-length embeddings of answers, by the semantic tower, in the users' space."""
+        towers = self.towers
+        with torch.inference_mode(), autocast(towers):
+            row_R1 = torch.arange(len(texts), device=towers.device)[:, None]
+            projection_R1O = towers.answer(towers.tokens(texts, "right"), row_R1)
+            embedding_R1O = F.normalize(towers.head.answer(projection_R1O), dim=-1)
+        answers_RO: npt.NDArray[np.float32] = embedding_R1O[:, 0].float().cpu().numpy()
+        return answers_RO
 
     def prefixes(
         self, profiles: Profiles, progress: Callable[[int], None] | None = None

@@ -1,4 +1,7 @@
-"""A snapshot as Lance data sets, one a scenario, for vector search (D9b): `as_of=2026-01-31/SCENARIO.lance`."""
+"""A snapshot as Lance data sets, one a scenario, for vector search (D9b): `as_of=2026-01-31/SCENARIO.lance`.
+
+Shapes: N users, O dimensions.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from qanchor.errors import ConfigError
-from qanchor.inference.snapshot import Snapshot
+from qanchor.errors import ConfigError, DataError
+from qanchor.inference.search import Floats, Near, nearest
+from qanchor.inference.snapshot import KEY, Snapshot, digest
 from qanchor.storage import Place
 
 ROWS = 65_536
 """Of a batch: bounded memory whatever a shard's size."""
+INDEXED = 100_000
+"""Users from which on an index is built; of fewer Lance looks at all."""
+PROBED = 0.2
+"""Share of the index's cells that a search looks into: recall against speed (benchmarks/search.py)."""
 
 
 def write(snapshot: Snapshot, scenario: str, shards: int) -> Place:
@@ -25,16 +33,56 @@ def write(snapshot: Snapshot, scenario: str, shards: int) -> Place:
     Raises:
         ConfigError: Lance is not installed.
     """
+    lance = _library()
+    place = _place(snapshot, scenario)
+    batches = _batches(snapshot, scenario, shards)
+    first = next(batches)
+    schema = first.schema.with_metadata({KEY: _made(snapshot, scenario, shards)})
+    rows = pa.RecordBatchReader.from_batches(schema, itertools.chain([first], batches))
+    written = lance.write_dataset(rows, str(place), mode="overwrite")
+    if (users := written.count_rows()) >= INDEXED:
+        written.create_index("embedding", "IVF_FLAT", num_partitions=round(users**0.5))
+    return place
+
+
+def search(snapshot: Snapshot, scenario: str, shards: int, vector_O: Floats, k: int) -> list[Near]:
+    """As `nearest`, of the users whom the index finds: most of the k, not always all.
+
+    Raises:
+        ConfigError: Lance is not installed.
+        DataError: there is no such data set, or it is not of the files beside it as they are now.
+    """
+    lance = _library()
+    place = _place(snapshot, scenario)
+    try:
+        found = lance.dataset(str(place))
+    except ValueError:
+        raise DataError(f"no data set at {place}: write it with `qanchor embed --sink lance`") from None
+    if (found.schema.metadata or {}).get(KEY) != _made(snapshot, scenario, shards):
+        raise DataError(f"{place} is older than the files beside it: run `qanchor embed --sink lance` again")
+    # among rows of unit length the nearest to a vector of unit length are those with the largest product
+    asked = {"column": "embedding", "q": vector_O / np.linalg.norm(vector_O), "k": k}
+    cells = max(1, round(PROBED * found.count_rows() ** 0.5))
+    rows = found.to_table(columns=["user_id", "embedding", "_distance"], nearest={**asked, "nprobes": cells})
+    user_N, embedding_N = (rows[name].combine_chunks() for name in ("user_id", "embedding"))
+    return nearest([(user_N, embedding_N.flatten().to_numpy().reshape(len(user_N), len(vector_O)))], vector_O, k)
+
+
+def _library() -> Any:
     try:
         import lance
     except ImportError:
-        raise ConfigError("--sink lance needs Lance: pip install 'qanchor[lance]'") from None
-    place = snapshot.path(scenario, 0).parent.with_name(f"{scenario}.lance")
-    batches = _batches(snapshot, scenario, shards)
-    first = next(batches)
-    rows = pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], batches))
-    lance.write_dataset(rows, str(place), mode="overwrite")
-    return place
+        raise ConfigError("Lance is not installed: pip install 'qanchor[lance]'") from None
+    return lance
+
+
+def _place(snapshot: Snapshot, scenario: str) -> Place:
+    return snapshot.path(scenario, 0).parent.with_name(f"{scenario}.lance")
+
+
+def _made(snapshot: Snapshot, scenario: str, shards: int) -> bytes:
+    """What the snapshot's files were made of."""
+    return digest(*(str(snapshot.made(scenario, shard)) for shard in range(shards))).encode()
 
 
 def _batches(snapshot: Snapshot, scenario: str, shards: int) -> Iterator[Any]:

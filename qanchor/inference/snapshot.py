@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -69,6 +70,13 @@ class Snapshot:
         table = pq.read_table(storage.whole(self.path(scenario, shard)), columns=["user_id", "embedding"])
         user_N, embedding_N = (table[name].combine_chunks() for name in ("user_id", "embedding"))
         return user_N, embedding_N.flatten().to_numpy().reshape(len(user_N), embedding_N.type.list_size)
+
+    def blocks(self, scenario: str, shard: int, rows: int) -> Iterator[tuple[pa.Array, Floats]]:
+        """The same, at most so many `rows` at once in memory."""
+        with storage.opened(self.path(scenario, shard)) as file, pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(rows, columns=["user_id", "embedding"]):
+                user_N, embedding_N = batch["user_id"], batch["embedding"]
+                yield user_N, embedding_N.flatten().to_numpy().reshape(len(user_N), embedding_N.type.list_size)
 
     def write(self, shard: int, made: Made, user_N: pa.Array, embedding_NO: Floats) -> None:
         """Replace one scenario's file, in one step."""

@@ -216,10 +216,10 @@ def _reads(app: FastAPI, service: Service, door: Door) -> None:
                 raise HTTPException(404, "this user is not in the last refresh")
         else:
             vector_O = await service.answer(world, str(asked.sentence))
-        near = await asyncio.to_thread(lambda: list(matrix.nearest(vector_O, asked.k)))
-        near = [(user_id, cosine) for user_id, cosine in near if user_id not in world.forgotten]
+        near = await asyncio.to_thread(matrix.nearest, vector_O, asked.k)
+        near = [one for one in near if one.user_id not in world.forgotten]
         await door.wrote(who, "search", [asked.scenario], len(near), "ok")
-        data = [{"user_id": user_id, "similarity": similarity} for user_id, similarity in near]
+        data = [{"user_id": user_id, "similarity": score} for user_id, score in near]
         return Json({"model": world.fingerprint, "as_of": str(world.shelf.as_of), "data": data})
 
     @app.get("/v1/scenarios", tags=["scenarios"], response_model=m.ScenariosReply, name="scenarios")

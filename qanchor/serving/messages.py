@@ -201,7 +201,7 @@ class SearchRequest(Request):
     scenario: Name
     """Whose embeddings are searched."""
     sentence: Question | None = None
-    """A statement that is to be true of the users,"""
+    """A phrase that is to be true of the users,"""
     user_id: UserId | None = None
     """or a user whom they are to be like."""
     k: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -216,7 +216,7 @@ class SearchRequest(Request):
 class Near(BaseModel):
     user_id: str
     similarity: float
-    """Cosine."""
+    """Cosine with the user; with a sentence, half the cosine with it less that with its denial."""
 
 
 class SearchReply(BaseModel):

@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qanchor.errors import DataError, QAnchorError
 from qanchor.events.profiles import Texts
 from qanchor.inference.engine import BATCH_TOKENS, QAnchor
 from qanchor.inference.reading import Reading, batch, split
+from qanchor.inference.search import direction
 from qanchor.model import persistence
 from qanchor.model.batch import collate
 from qanchor.serving import warm
 from qanchor.serving.live import Live, Word, joined, table_of, unknown
 from qanchor.serving.warm import Warm
 from qanchor.training.pretrain import autocast
+from qanchor.useru.statements import Framing
 
 Floats = npt.NDArray[np.float32]
 QUERY_SETS = 256
@@ -53,8 +54,8 @@ class Ask:
 class Reader:
     """One model over one text table. For one thread: the model's."""
 
-    def __init__(self, model: QAnchor, texts: Texts, warm_bytes: int) -> None:
-        self.model, self.texts = model, texts
+    def __init__(self, model: QAnchor, texts: Texts, warm_bytes: int, framing: Framing) -> None:
+        self.model, self.texts, self.framing = model, texts, framing
         self.indexed = model.towers.text_encoder.index(texts.described)
         self.warm = Warm(warm_bytes)
         self.hits = self.misses = 0
@@ -82,14 +83,8 @@ class Reader:
         return [each if np.isfinite(each).all() else odd for each in found]
 
     def answer(self, sentence: str) -> Floats:
-        """[O] of a statement, by the semantic tower: what users of whom it is true lie near to."""
-        towers = self.model.towers
-        with torch.inference_mode(), autocast(towers):
-            rows = torch.zeros(1, 1, dtype=torch.long, device=towers.device)
-            projection_11O = towers.answer(towers.tokens([sentence], "right"), rows)
-            centred_O = F.normalize(towers.head.answer(projection_11O), dim=-1)[0, 0]
-            vector_O: Floats = centred_O.float().cpu().numpy()
-        return vector_O
+        """[O] along which users lie of whom a phrase is true, by the semantic tower."""
+        return direction(self.model, self.framing, sentence)
 
     def _embed(self, asks: Sequence[Ask], words: Mapping[int, Word]) -> list[Floats]:
         readings = self._readings([ask.live for ask in asks], words)

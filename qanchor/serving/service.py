@@ -185,7 +185,7 @@ class Service:
         return await self._on_thread(self._appended.count)
 
     async def answer(self, world: World, sentence: str) -> Floats:
-        """[O] by the semantic tower."""
+        """[O] along which users lie of whom it is true."""
         return await self._on_thread(world.reader.answer, sentence)
 
     # -- changes ------------------------------------------------------------------------------------------------

@@ -20,10 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from qanchor import storage
+from qanchor.inference.search import BLOCK, Near, nearest
 from qanchor.inference.snapshot import Snapshot
 
-BLOCK = 65_536
-"""Users of one matrix product."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -40,16 +39,13 @@ class Matrix:
         row = self.rows.get(user_id)
         return None if row is None else self.embedding_NO[row]
 
-    def nearest(self, vector_O: Floats, k: int) -> Iterator[tuple[str, float]]:
-        """The k users with the largest inner product, and that; exact, ties by row."""
-        if not len(self.embedding_NO):
-            return
-        product_N = np.concatenate(
-            [self.embedding_NO[at : at + BLOCK] @ vector_O for at in range(0, len(self.embedding_NO), BLOCK)]
-        )
-        some = np.argpartition(-product_N, min(k, len(product_N)) - 1)[:k]
-        for row in some[np.lexsort((some, -product_N[some]))]:
-            yield self.users[int(row)].as_py(), float(product_N[row])
+    def nearest(self, vector_O: Floats, k: int) -> list[Near]:
+        """The k users with the largest inner product, and that; exact, equals by id."""
+        return nearest(self._blocks(), vector_O, k)
+
+    def _blocks(self) -> Iterator[tuple[pa.ChunkedArray, Floats]]:
+        for at in range(0, len(self.embedding_NO), BLOCK):
+            yield self.users.slice(at, BLOCK), self.embedding_NO[at : at + BLOCK]
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from qanchor.serving.probes import Probe, load_probes, makers
 from qanchor.serving.reader import Reader, Suffix
 from qanchor.serving.shelf import EMPTY, Shelf, stamps_of
 from qanchor.storage import Place
+from qanchor.useru.statements import Framing
 
 Stamp = tuple[object, ...]
 
@@ -101,7 +102,7 @@ def load(daily: Daily, before: World | None, warm_bytes: int) -> World:
     if before and model is before.reader.model and np.array_equal(texts.ids, before.reader.texts.ids):
         reader = before.reader
     else:
-        reader = Reader(model, texts, warm_bytes)
+        reader = Reader(model, texts, warm_bytes, Framing.of(config))
     lookback = np.array([config.lookback_days(name) * DAY for name in config.modality_names], np.int64)
     return World(
         reader,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from qanchor.baselines.given import Given
 from qanchor.evaluation.bench import Bench, Field, Method, Unit, play
 from qanchor.evaluation.board import Board
 from qanchor.evaluation.differences import Difference, differences, resampled
@@ -94,6 +95,16 @@ def test_a_unit_whose_json_is_missing_is_run_again_and_a_changed_one_anew(tmp_pa
     ):
         assert changed.outcome(unit) is None
         assert changed.path(unit) != bench.path(unit)
+
+
+def test_a_given_score_is_judged_as_it_is_scenario_by_scenario(tmp_path):
+    told = {"easy": TRUTH[:, None], "rare": -TRUTH[:, None]}
+    method = Method(lambda setting, seed: {"told": told}, judges={"told": Given})
+    rows = Bench(tmp_path, FIELD, {"m": method}).run(Unit("m", {}, 0)).rows["told"]
+    test, validation = SPLIT == "test", SPLIT == "validation"
+    for name, sign in (("easy", 1), ("rare", -1)):
+        assert rows[name]["auc"] == pytest.approx(auc(LABELS[name][test], sign * TRUTH[test]))
+        assert rows[name]["validation_auc"] == pytest.approx(auc(LABELS[name][validation], sign * TRUTH[validation]))
 
 
 def test_a_classifier_judges_where_one_is_named_and_a_question_without_both_classes_is_not_scored(tmp_path):

@@ -56,6 +56,19 @@ def test_columns_are_ordered_and_tell_what_they_should() -> None:
     assert results.sizes["test rows"] == results.scenarios["pay"]["base"].n
 
 
+def test_zero_shot_is_the_score_itself() -> None:
+    given = world()
+    told = {name: -score if name == "pay" else score for name, score in given["oracle"].items()}
+    results = judge(config(), **given, zero_shot=told)
+    assert results.columns == ["counts", "zero-shot", "base", "swapped", "tuned", "oracle"]
+    for name, row in results.scenarios.items():
+        best = row["oracle"].auc
+        assert row["zero-shot"].auc == pytest.approx(1 - best if name == "pay" else best)
+        assert row["zero-shot"].auc_spread == 0
+    with pytest.raises(DataError, match="zero-shot lack fly"):
+        judge(config(), **given, zero_shot={name: told[name] for name in NAMES if name != "fly"})
+
+
 def test_swapped_reads_the_partner() -> None:
     given = world()
     given["embeddings"] = {"base": given["embeddings"]["tuned"]}
