@@ -163,13 +163,13 @@ def _gradients(bench: Bench, studies: Mapping[str, Findings]) -> str:
         f'<tr><th scope="row">{escape(name)}</th><td>{g["mean"]:.2e}</td><td>{g["max"]:.2e}</td></tr>'
         for name, g in told.items()
     )
-    table = f"""<div class="scroll"><table class="narrow"><caption>|g| of the last step</caption>
+    table = f"""<div class="scroll"><table class="narrow"><caption>|g| in the last step</caption>
 <thead><tr><th scope="col"></th><th scope="col">mean</th><th scope="col">maximum</th></tr></thead>
 <tbody>{body}</tbody></table></div>"""
     return (
         _figure(
             "Gradient by model size (Figure 11)",
-            "broad",
+            "charts",
             [_panel(picture, "", f"Length of the gradient: {spoken}")],
             "Length of the gradient over the first steps of pretraining, by the backbone's width x layers, first seed, "
             f"mean over {charts.SMOOTH} steps, on a log scale. The paper sees gradients shrink as models grow, and "

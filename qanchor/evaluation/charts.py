@@ -19,7 +19,7 @@ from qanchor.evaluation.standings import Standing
 from qanchor.evaluation.studies import DEFAULT, Findings
 from qanchor.evaluation.table import number
 
-GREY = "#9a9a9a"
+GREY = "#b0b0b0"
 HUES = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#0072b2", "#d55e00")
 WIDTH = 3.4
 """Inches of a panel: about a phone's width, so that its letters are read as they are."""
@@ -113,20 +113,21 @@ def shift(base: Mapping[str, float], tuned: Mapping[str, float]) -> str:
 def gradients(lines: Mapping[str, Sequence[float]], align: int) -> str:
     """Length of the gradient step by step, a line a model, smoothed; the backbone opens after `align` steps. SVG."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.6 * WIDTH, 2.6), layout="constrained")
-        axes = figure.add_subplot()
+        figure, axes = _panel(2.6)
         for n, (name, norms) in enumerate(lines.items()):
             width = min(SMOOTH, len(norms))
             mean = np.convolve(norms, np.ones(width) / width, "valid")
             axes.plot(np.arange(len(mean)) + width / 2, mean, color=HUES[n % len(HUES)], lw=1.3, label=name)
         if 0 < align < max(map(len, lines.values())):
             axes.axvline(align, color=INK, lw=0.8, ls=(0, (2, 2)))
-            axes.text(align, 1.01, "backbone opens", transform=axes.get_xaxis_transform(), ha="right", fontsize=8)
+            axes.text(
+                align, 1, "backbone opens ", transform=axes.get_xaxis_transform(), ha="right", va="top", fontsize=8
+            )
         axes.set_yscale("log")
         axes.set_xlabel("step of pretraining")
         axes.set_ylabel("length of the gradient")
         _frame(axes)
-        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
         return uri(figure, "svg")
 
 
