@@ -101,7 +101,7 @@ def shift(base: Mapping[str, float], tuned: Mapping[str, float]) -> str:
         for place, name in enumerate(base):
             axes.barh(place - 0.19, base[name], 0.34, color=GREY)
             axes.barh(place + 0.19, tuned[name], 0.34, color=FILLS["tuned"])
-            change = f"{tuned[name] / base[name] - 1:+.0%}" if base[name] else "–"
+            change = f"{tuned[name] / base[name] - 1:+.1%}" if base[name] else "–"
             axes.text(1.02, place, change, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.set_yticks(range(len(base)), list(base))
         axes.set_ylim(len(base) - 0.5, -0.5)
