@@ -81,9 +81,10 @@ def _watched(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask:
     layout, cached = told["layout"], told.get("cached")
     if cached is not None:
         key_BKPD = cached[int(module.layer_idx)][0]  # type: ignore[arg-type]
-        last_BHGD = query.unflatten(2, (layout.suffix_mask_BNS.shape[1], -1))[:, :, :, -1]
-        scale = query.shape[-1] ** -0.5 if told.get("scaling") is None else told["scaling"]
-        key_BHPD = key_BKPD.repeat_interleave(query.shape[1] // key_BKPD.shape[1], 1)
+        users, heads, _, width = query.shape
+        last_BHGD = query.reshape(users, heads, layout.suffix_mask_BNS.shape[1], -1, width)[:, :, :, -1]
+        scale = width**-0.5 if told.get("scaling") is None else told["scaling"]
+        key_BHPD = key_BKPD.repeat_interleave(heads // key_BKPD.shape[1], 1)
         score_BHGP = (last_BHGD.float() @ key_BHPD.float().transpose(-1, -2)) * scale
         weight_BHGP = score_BHGP.masked_fill(~layout.prefix_mask_BP[:, None, None], -torch.inf).softmax(-1)
         _seen.get().append(weight_BHGP.double().mean(1))
