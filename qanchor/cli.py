@@ -285,6 +285,10 @@ def bench(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=3, help="Seeds where a method has chance.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    study: Annotated[
+        Literal["data", "model", "prompts", "steps"] | None,
+        typer.Option(help="One knob of our model turned, instead of the methods (Tables 7-10)."),
+    ] = None,
     users: Annotated[int | None, typer.Option(min=50, help="Users of the simulated wallet (8,000).")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -292,7 +296,7 @@ def bench(
     from qanchor.contest import run
 
     world = {} if users is None else {"users": users}
-    place = run(data, data_dir, out, Console(stderr=as_json), _command(), world, only or [], seeds, jobs)
+    place = run(data, data_dir, out, Console(stderr=as_json), _command(), world, only or [], seeds, jobs, study)
     if as_json:
         print((place / "results.json").read_text())
 

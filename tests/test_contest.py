@@ -57,6 +57,8 @@ def test_our_own_rows_share_the_store_and_leave_base_and_tuned(wallet):
     outcome = own.run(Unit("untrained", {}, 0))
     assert set(outcome.rows) == {"untrained", "w/o pretraining"}
     assert set(outcome.rows["untrained"]) == {"login", "value"}
+    assert set(outcome.measured["attention"]["tuned"]) == {"login", "value"}
+    assert sum(outcome.measured["attention"]["base"]["login"].values()) == pytest.approx(1, abs=1e-3)
     (model,) = (wallet / "bench" / "models").iterdir()
     assert (model / "store").is_symlink()
     assert not (model / "checkpoints").exists()

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from qanchor.baselines.baseline import Classifier
 from qanchor.evaluation.metrics import auc, ks
@@ -49,6 +50,8 @@ class Method:
     """Whether the features are worth keeping with the unit."""
     config: Any = None
     """What a unit depends on beside setting and seed, the data and the labels."""
+    measure: Callable[[Setting, int], Mapping[str, Any]] | None = None
+    """What else is told of a unit, as JSON holds it: asked after `embed`, with the same arguments."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Outcome:
     """Of a processor: fitting, embedding and judging, however busy the machine was."""
     rows: dict[str, dict[str, dict[str, Any]]]
     """row -> scenario -> auc, ks (test), validation_auc, reason."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """What the method's `measure` told."""
 
     @property
     def validation_auc(self) -> float:
@@ -141,7 +146,7 @@ class Bench:
         if not path.exists():
             return None
         told = json.loads(path.read_text(encoding="utf-8"))
-        return Outcome(unit, told["seconds"], told["rows"])
+        return Outcome(unit, told["seconds"], told["rows"], told.get("measured", {}))
 
     def run(self, unit: Unit) -> Outcome:
         """Fit, embed, judge and keep a unit, unless it is finished."""
@@ -152,7 +157,8 @@ class Bench:
         features = method.embed(unit.setting, unit.seed)
         answers = {row: self._judge(row, of, method, unit.seed) for row, of in features.items()}
         rows = {row: {name: self._told(name, told) for name, told in of.items()} for row, of in answers.items()}
-        outcome = Outcome(unit, round(time.process_time() - start, 1), rows)
+        seconds = round(time.process_time() - start, 1)
+        outcome = Outcome(unit, seconds, rows, dict(method.measure(unit.setting, unit.seed)) if method.measure else {})
         arrays: dict[str, npt.NDArray[Any]] = {
             f"score/{row}/{n}": a.score[self.field.test] for row, of in answers.items() for n, a in of.items()
         }
@@ -163,8 +169,23 @@ class Bench:
 
     def scores(self, unit: Unit, row: str) -> dict[str, Array]:
         """scenario -> [test rows] scores of a finished unit."""
-        arrays = load_file(self.path(unit).with_suffix(".safetensors"))
-        return {name: arrays[f"score/{row}/{name}"] for name in self.field.labels}
+        with safe_open(self.path(unit).with_suffix(".safetensors"), "numpy") as arrays:
+            return {name: arrays.get_tensor(f"score/{row}/{name}") for name in self.field.labels}
+
+    def kept(self, unit: Unit, row: str) -> Mapping[str, str]:
+        """scenario -> name of the array of a finished unit's features; empty where they were not kept."""
+        with safe_open(self.path(unit).with_suffix(".safetensors"), "numpy") as arrays:
+            known = set(arrays.keys())
+        if f"embedding/{row}" in known:
+            return dict.fromkeys(self.field.labels, f"embedding/{row}")
+        own = {name: f"embedding/{row}/{name}" for name in self.field.labels}
+        return own if known.issuperset(own.values()) else {}
+
+    def array(self, unit: Unit, name: str) -> npt.NDArray[np.float16]:
+        """[N, O] features of a finished unit in half precision, by the name that `kept` gives."""
+        with safe_open(self.path(unit).with_suffix(".safetensors"), "numpy") as arrays:
+            array: npt.NDArray[np.float16] = arrays.get_tensor(name)
+        return array
 
     def _judge(self, row: str, features: Features, method: Method, seed: int) -> dict[str, Answers]:
         labels = self.field.labels
@@ -202,7 +223,8 @@ class Bench:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, fresh)
         os.replace(fresh, path.with_suffix(".safetensors"))
         told = {"method": unit.method, "setting": dict(unit.setting), "seed": unit.seed, "seconds": outcome.seconds}
-        fresh.write_text(json.dumps(told | {"rows": outcome.rows}, indent=1) + "\n", encoding="utf-8")
+        told |= {"rows": outcome.rows} | ({"measured": outcome.measured} if outcome.measured else {})
+        fresh.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         os.replace(fresh, path)
 
 

@@ -74,7 +74,7 @@ def bars(results: Results, metric: str) -> str:
         axes.set_xlabel(f"{metric.upper()} ({floor:g} is a coin)")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        return _uri(figure, "svg")
+        return uri(figure, "svg")
 
 
 def maps(embeddings: Mapping[str, Array], label: Array, seed: int = 0) -> str:
@@ -92,17 +92,17 @@ def maps(embeddings: Mapping[str, Array], label: Array, seed: int = 0) -> str:
         figure = Figure(figsize=(2.25 * len(embeddings), 4.6), layout="constrained")
         grid = figure.subplots(2, len(embeddings), squeeze=False)
         for n, (kind, vectors) in enumerate(embeddings.items()):
-            for axes, (method, points) in zip(grid[:, n], _planes(vectors[drawn]).items(), strict=True):
+            for axes, (method, points) in zip(grid[:, n], planes(vectors[drawn]).items(), strict=True):
                 axes.scatter(points[:, 0], points[:, 1], s=8, c=colours, alpha=0.8, lw=0)
                 axes.set_title(f"{kind}, {method}", fontsize=9, color=INK)
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.spines[:].set_color(INK)
                 axes.spines[:].set_linewidth(0.4)
-        return _uri(figure, "png")
+        return uri(figure, "png")
 
 
-def _planes(vectors: Array) -> dict[str, Array]:
+def planes(vectors: Array) -> dict[str, Array]:
     """Two views [N, 2] of [N, O] vectors, on one thread: on a busy machine two take ten times as long."""
     with threadpool_limits(1):
         components = PCA(min(30, *vectors.shape)).fit_transform(vectors.astype(np.float64))
@@ -110,7 +110,7 @@ def _planes(vectors: Array) -> dict[str, Array]:
         return {"PCA": components[:, :2], "t-SNE": neighbours.fit_transform(components)}
 
 
-def _uri(figure: Figure, form: str) -> str:
+def uri(figure: Figure, form: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, transparent=True, dpi=140, metadata={"Date": None} if form == "svg" else {})
     kind = "svg+xml" if form == "svg" else form

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from pathlib import Path
@@ -42,20 +42,28 @@ class Standing:
     """auc, ks: this row's average less the reference's; empty for the reference."""
 
 
-def standings(bench: Bench, names: Sequence[str], seeds: int) -> list[Standing]:
-    """Rows of all methods of which a unit is finished, in the order of `names`."""
+def standings(
+    bench: Bench, names: Sequence[str], seeds: int, rows: Collection[str] | None = None, reference: str = REFERENCE
+) -> list[Standing]:
+    """Rows of all methods of which a unit is finished, in the order of `names`; of these `rows` only, if given.
+
+    All are compared with `reference`; with the row of the highest average AUC where that one is not there.
+    """
     found: dict[str, list[Outcome]] = {}
     scores: dict[str, dict[str, list[Array]]] = {}
     for name in names:
         units = [unit for unit in (bench.chosen(name), *bench.rest([name], seeds)) if unit]
         done = [outcome for unit in units if (outcome := bench.outcome(unit))]
         for row in done[0].rows if done else ():
+            if rows is not None and row not in rows:
+                continue
             found[row] = done
             scores[row] = _by_scenario(bench, [outcome.unit for outcome in done], row)
     if not found:
         return []
     averages = {row: _mean(done, row) for row, done in found.items()}
-    reference = REFERENCE if REFERENCE in found else max(averages, key=lambda row: averages[row]["auc"])
+    if reference not in found:
+        reference = max(averages, key=lambda row: averages[row]["auc"])
     test = bench.field.test
     labels = {name: y[test] for name, y in bench.field.labels.items()}
     apart = differences(scores, labels, bench.field.users[test], reference)
@@ -114,7 +122,7 @@ def markdown(found: Sequence[Standing], told: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{count:,} {what}" for what, count in told["sizes"].items())
     lines = [f"# {told['data']}", "", f"`{told['command']}` · {sizes} · {told['hardware']} · {told['date']}"]
     for metric in METRICS:
-        lines += ["", *_table(found, metric)]
+        lines += ["", *table(found, metric)]
     reference = next((standing.row for standing in found if not standing.apart), "")
     lines += [
         "",
@@ -130,7 +138,8 @@ def markdown(found: Sequence[Standing], told: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(found: Sequence[Standing], metric: str) -> list[str]:
+def table(found: Sequence[Standing], metric: str) -> list[str]:
+    """Lines of Markdown: rows by scenarios, their average, and the difference to the reference."""
     names = list(found[0].scenarios)
     lines = [
         "| " + " | ".join([metric.upper(), *names, "average", "difference"]) + " |",
@@ -160,10 +169,10 @@ def _apart(d: Difference | None) -> str:
     return f"{number(d.mean, True)} ({number(d.low, True)} to {number(d.high, True)}){'*' if d.real else ''}"
 
 
-def save(found: Sequence[Standing], told: Mapping[str, Any], folder: Path) -> None:
-    """`results.json` and `results.md`, replaced atomically."""
+def save(found: Sequence[Standing], told: Mapping[str, Any], folder: Path, more: str = "") -> None:
+    """`results.json` and `results.md`, replaced atomically; `more` Markdown goes behind the tables."""
     texts = {"results.json": json.dumps(as_json(found, told), indent=1, ensure_ascii=False) + "\n"}
-    texts["results.md"] = markdown(found, told) if found else "nothing finished yet\n"
+    texts["results.md"] = (markdown(found, told) if found else "nothing finished yet\n") + more
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         fresh = folder / f"{name}.tmp"

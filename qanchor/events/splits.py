@@ -50,6 +50,12 @@ def requests(config: Config, store: EventStore) -> pl.DataFrame:
     return pl.concat(frames)
 
 
+def part(user_ids: Iterable[str], share: float) -> npt.NDArray[np.bool_]:
+    """[N] who belongs to a stable share of the users; a smaller share is part of a larger one."""
+    belongs: npt.NDArray[np.bool_] = _places(user_ids, "share") < share
+    return belongs
+
+
 def _sample(users: list[str], limit: int | None) -> list[str]:
     """The `limit` users with the smallest hashes, in the given order."""
     if limit is None or len(users) <= limit:

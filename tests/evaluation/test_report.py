@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from page import Page
 
 from qanchor.evaluation import plots, report
 from qanchor.evaluation.probe import Score
@@ -21,7 +21,6 @@ RANDOM = np.random.default_rng(0)
 NAMES = ["pay", "fly <b>&"]
 VECTORS = {kind: {name: RANDOM.normal(size=(N, 8)).astype(np.float32) for name in NAMES} for kind in ("base", "tuned")}
 LABELS = {name: RANDOM.integers(0, 2, N).astype(np.float32) for name in NAMES}
-VOID = {"meta", "img", "br"}
 
 
 def some_results(columns: list[str]) -> Results:
@@ -29,30 +28,6 @@ def some_results(columns: list[str]) -> Results:
     return Results(
         "toy", dict.fromkeys(NAMES, row), {"test rows": 80}, {"ingest": 1.5, "tune": 0.0}, "qanchor demo <x>"
     )
-
-
-class Page(HTMLParser):
-    """Collects what a page points to and whether its tags close."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.tags: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value or "" for key, value in attrs if key in {"src", "href", "srcset", "data", "action"}]
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")
