@@ -71,6 +71,8 @@ def tiny_towers(
     live: bool = True,
     named: bool = True,
     features: bool = False,
+    user_token: bool = True,
+    modality_tokens: bool = True,
 ) -> Towers:
     """A small embedded model; `live` gives its residual branches weights, which start at zero otherwise."""
     torch.manual_seed(seed)
@@ -80,9 +82,10 @@ def tiny_towers(
         for layer in backbone.get_decoder().layers:
             torch.nn.init.normal_(layer.self_attn.o_proj.weight, std=0.1)
             torch.nn.init.normal_(layer.mlp.down_proj.weight, std=0.1)
-    towers = Towers(backbone, tokenizer, NgramEncoder(32, 512), ("bill", "mini"), 16, 3, seeded, named, False, features)
+    encoder, coarse = NgramEncoder(32, 512), (user_token, modality_tokens)
+    towers = Towers(backbone, tokenizer, encoder, ("bill", "mini"), 16, 3, seeded, named, False, features, *coarse)
     towers.settings = {
-        "format": 2,
+        "format": 3,
         "modalities": ["bill", "mini"],
         "events": [8, 6],
         "backbone": {"kind": "embedded", "config": backbone.config.to_diff_dict()},
@@ -91,7 +94,10 @@ def tiny_towers(
         "prompt_tokens": 3,
         "seeded": seeded,
         "named": named,
+        "hybrid": False,
         "event_features": features,
+        "user_token": user_token,
+        "modality_tokens": modality_tokens,
     }
     return towers.eval()
 

@@ -75,7 +75,7 @@ def _watched(towers: Towers) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
     if towers.seed is not None:
         seed = towers.seed
-        hook = seed.register_forward_pre_hook(lambda _, given: seen.append(seed.attention(*given).cpu()))
+        hook = seed.register_forward_pre_hook(lambda _, given: seen.append(seed.attention(*given[:3]).cpu()))
         try:
             yield seen
         finally:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from qanchor.model.batch import DECAY_DAYS
 from qanchor.model.hierarchy import Prefix
 
-GATES = 4
-"""Parts that a seed adds up: read by the query, by the prompt, the user token, and all of them together."""
+PARTS = 4
+"""What a seed adds up: read by the query, by the prompt, the user token, and all of them together."""
 KINDS = 8
 """Learned kinds of events that are counted too: at night, large, of one modality, whatever an event token tells."""
 
 
-VOLUME = 0.5
+VOLUME = 1.0
 """How much of the user token's linear part is let through before anything is learned, against the usual scale."""
 HIDDEN = torch.finfo(torch.float32).min
 """The score of padding: finite, since a user without any token has nothing else."""
@@ -76,14 +76,15 @@ class AnchorSeed(nn.Module):
             with torch.no_grad():
                 self.user_skip.weight *= VOLUME
         self.prompt_skip = nn.Linear(read, width, bias=False)
-        self.gate = nn.Linear(width, GATES)
+        self.share = nn.Linear(width, PARTS, bias=False)
+        nn.init.normal_(self.share.weight, std=0.01)  # tuning's steps are large: a share is to move by percents
         self.out = nn.Linear(width, width)
         self.skip = nn.Linear(read, width, bias=False)
 
-    def forward(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor) -> Tensor:
+    def forward(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor, change_BNKD: Tensor) -> Tensor:
         """[B, N, D] what `<USER_EMB>` of each suffix starts from, before its learned constant is added.
 
-        Prompts may be [1, N, K, D], shared by the users.
+        Prompts may be [1, N, K, D], shared by the users; `change` is how they differ from what pretraining learned.
         """
         own_BNX = self._read(prefix, self._match_query(prefix, words))
         hidden_BND, parts = self.query_in(own_BNX), [self.skip(own_BNX)]
@@ -97,20 +98,21 @@ class AnchorSeed(nn.Module):
             parts.append(self.user_skip(prefix.user_BD)[:, None])
         parts.append(self.out(F.gelu(hidden_BND)))
         seed_BND: Tensor = parts[0].new_zeros(())
-        for share_BN1, part_BND in zip(self._shares(prompt_BNKD), parts, strict=False):
+        for share_BN1, part_BND in zip(self._shares(change_BNKD), parts, strict=False):
             seed_BND = seed_BND + share_BN1 * part_BND
         return seed_BND
 
-    def _shares(self, prompt_BNKD: Tensor) -> Tensor:
-        """[parts, B, N, 1] how much of each part the soft prompt lets through: about all, before it is learned."""
-        if not prompt_BNKD.shape[2]:
-            return prompt_BNKD.new_ones(GATES, *prompt_BNKD.shape[:2], 1)
-        share: Tensor = self.gate(prompt_BNKD.mean(2)).exp().movedim(-1, 0)[..., None]
+    def _shares(self, change_BNKD: Tensor) -> Tensor:
+        """[PARTS, B, N, 1] how much each part counts: all alike, until a scenario has a prompt of its own."""
+        mean_BND = change_BNKD.sum(2) / max(1, change_BNKD.shape[2])
+        share: Tensor = self.share(mean_BND).exp().movedim(-1, 0)[..., None]
         return share
 
     def attention(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor) -> Tensor:
         """[B, N, P] where each suffix looks: the mean weight of all heads, half by the query and half by the prompt."""
         own_BNP = _weights(self._match_query(prefix, words), prefix).mean(1)
+        if not prompt_BNKD.shape[2]:
+            return own_BNP
         prompt_BRP = _weights(self._match_prompt(prefix, prompt_BNKD), prefix).mean(1)
         prompted_BNP = prompt_BRP.view(*own_BNP.shape[:2], -1, own_BNP.shape[-1]).mean(2)
         return (own_BNP + prompted_BNP) / 2

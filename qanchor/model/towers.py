@@ -157,7 +157,7 @@ class Towers(nn.Module):
         vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
         importance_V = self.text_encoder.importance(queries.indexed)[used_V]
         words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:])
-        seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD)
+        seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD, prompt_BNKD - self.prompt)
         return self.user_emb + seed_BND
 
     def suffixes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from conftest import random_profiles, tiny_towers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from qanchor.model import attention
-from qanchor.model.batch import collate
+from qanchor.model.batch import collate, event_tokens
 from qanchor.model.hierarchy import Prefix
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.towers import Towers
@@ -134,21 +135,76 @@ def test_cached_prefixes_of_any_selection_equal_fresh_ones(towers):
     torch.testing.assert_close(towers.anchor(taken, queries, query_BN, cached=layers), fresh, atol=2e-5, rtol=0)
 
 
-def test_the_prefix_keeps_the_most_recent_texts_and_counts_every_event():
-    profiles = random_profiles(mean=40)
-    batch = collate(profiles, np.arange(len(profiles)), KEPT)
+def test_recent_texts_have_tokens_of_their_own_and_categories_share_the_rest():
+    """Against a slow reading, event by event; no event is without a token."""
+    profiles = random_profiles(mean=80)
+    kept = np.array([4, 2])
+    batch = collate(profiles, np.arange(len(profiles)), kept)
+    token_E = batch.entry_token_R[batch.entry_E].numpy()
+    worth_T = np.bincount(token_E, minlength=len(batch.token_owner_T))
     for n in range(len(profiles)):
         own = slice(profiles.offsets[n], profiles.offsets[n + 1])
+        expected: list[list[int]] = []
         for m in range(2):
             texts = [int(t) for t, k in zip(profiles.text[own], profiles.modality[own], strict=True) if k == m]
             newest_first = list(dict.fromkeys(reversed(texts)))
-            mine = (batch.entry_owner_R == n) & (batch.entry_modality_R == m) & (batch.entry_slot_R >= 0)
-            order = mine.nonzero().squeeze(1)[batch.entry_slot_R[mine].argsort(descending=True)]
-            assert batch.text_U[batch.entry_text_R[order]].tolist() == newest_first[: KEPT[m]]
-            assert batch.entry_worth_RS[order, -1].tolist() == [texts.count(t) for t in newest_first[: KEPT[m]]]
-        slots = batch.entry_slot_R[(batch.entry_owner_R == n) & (batch.entry_slot_R >= 0)]
-        assert sorted(slots.tolist()) == list(range(len(slots)))
+            rest = [t for t in texts if t not in newest_first[: kept[m]]]
+            often = Counter(profiles.texts.category[t] for t in rest)
+            ranked = sorted(often, key=lambda category: (-often[category], category))
+            shared = ranked[: kept[m] - 1], ranked[kept[m] - 1 :]
+            groups = [[category] for category in shared[0]] + [shared[1]] * bool(shared[1])
+            expected += [[t for t in rest if profiles.texts.category[t] in group] for group in groups]
+            expected += [[t] * texts.count(t) for t in reversed(newest_first[: kept[m]])]
+        mine = (batch.token_owner_T == n).nonzero().squeeze(1)
+        assert batch.token_slot_T[mine].tolist() == list(range(len(expected)))
+        texts_of = [profiles.text[token_E == token].tolist() for token in mine.tolist()]
+        assert [sorted(texts) for texts in texts_of] == [sorted(texts) for texts in expected]
+        assert worth_T[mine].tolist() == [len(texts) for texts in expected]
     assert batch.idle_B[0] == 8  # no events at all has a bucket of its own
+
+
+def test_a_modality_without_room_has_no_event_tokens():
+    profiles = random_profiles()
+    batch = collate(profiles, np.arange(len(profiles)), np.array([0, 3]))
+    modality_E = torch.from_numpy(profiles.modality.astype(np.int64))
+    assert ((batch.entry_token_R[batch.entry_E] < 0) == (modality_E == 0)).all()
+    assert (event_tokens(profiles, np.array([0, 3]))[:, 0] == 0).all()
+
+
+def test_event_tokens_are_those_of_the_prefix(towers):
+    profiles = random_profiles(mean=60)
+    kept = np.array([3, 2])
+    batch = collate(profiles, np.arange(len(profiles)), kept)
+    counted = np.bincount(batch.token_owner_T, minlength=len(profiles))
+    assert event_tokens(profiles, kept).sum(1).tolist() == counted.tolist()
+    assert counted.max() > kept.sum()  # else nothing is shared here
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_an_ablated_prefix_lacks_its_coarse_tokens_and_nothing_else_breaks(profiles, named):
+    towers = tiny_towers(named=named, user_token=False, modality_tokens=False)
+    prefix = towers.prefix(collate(profiles, np.arange(12), KEPT), towers.text_encoder.index(profiles.texts.text))
+    assert prefix.mask_BP.sum(1).tolist() == event_tokens(profiles, KEPT)[:12].sum(1).tolist()
+    queries, query_BN = towers.tokens(QUERIES, "left"), torch.arange(3).expand(12, 3)
+    fresh = towers.anchor(prefix, queries, query_BN)
+    assert fresh.isfinite().all()  # also of the user without any token
+    rows = np.flatnonzero(prefix.mask_BP.any(1).numpy())
+    cache = PrefixCache([(prefix, towers.keys_values(prefix))])
+    taken, layers = cache.take(rows)
+    kept = towers.anchor(taken, queries, query_BN[rows], cached=layers)
+    torch.testing.assert_close(kept, fresh[rows], atol=2e-5, rtol=0)
+
+
+def test_volume_reaches_the_user_token_linearly(profiles):
+    """Twice the logs, twice the distance: what no layer norm of an adapter leaves."""
+    towers = tiny_towers()
+    batch = collate(profiles, np.arange(1, 6), KEPT)
+    twice, thrice = (
+        dataclasses.replace(batch, total_BX=batch.total_BX * by, count_BMC=batch.count_BMC * by) for by in (2, 3)
+    )
+    names = towers.text_encoder(towers.names, torch.arange(2))
+    one, two, three = (towers.hierarchy._volume(some, names) for some in (batch, twice, thrice))
+    torch.testing.assert_close(three - two, two - one)
 
 
 def test_a_prefix_changes_with_new_events_or_a_crossed_idle_bucket_only(towers):
