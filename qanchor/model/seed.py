@@ -25,7 +25,7 @@ KINDS = 8
 """Learned kinds of events that are counted too: at night, large, of one modality, whatever an event token tells."""
 
 
-VOLUME = 1.0
+VOLUME = 0.5
 """How much of the user token's linear part is let through before anything is learned, against the usual scale."""
 HIDDEN = torch.finfo(torch.float32).min
 """The score of padding: finite, since a user without any token has nothing else."""
