@@ -10,7 +10,7 @@ from conftest import random_profiles, tiny_towers
 from qanchor.inference.attention import _watched, modality_attention
 from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
-from qanchor.model.batch import collate, distinct_texts
+from qanchor.model.batch import collate, event_tokens
 from qanchor.model.prompts import SoftPrompt
 
 QUERIES = ["will this user buy coffee soon?", "concert"]
@@ -65,8 +65,8 @@ def test_the_last_layer_equals_the_librarys_own_attention():
         # modality by modality, longest ago first: as the hierarchy lays them out
         modality = np.full(columns, -1)
         modality[1:3] = 0, 1
-        kept = batch.entry_slot_R >= 0
-        modality[3 + batch.entry_slot_R[kept].numpy()] = batch.entry_modality_R[kept].numpy()
+        token_E = batch.entry_token_R[batch.entry_E]
+        modality[3 + batch.token_slot_T[token_E].numpy()] = batch.modality_E.numpy()
         # the prefix's part of each head's softmax
         heads = out.attentions[-1][0, :, -1, :columns].double()
         heads = (heads / heads.sum(-1, keepdim=True)).mean(0).numpy()
@@ -82,7 +82,7 @@ def test_the_seed_looks_at_the_event_that_the_query_names_and_never_at_padding()
         seed.scale.fill_(500.0)
     newest = profiles.offsets[4] - 1  # of user 3: its text is kept, as the last token of its modality
     modality, text = profiles.modality[newest], profiles.texts.text[profiles.text[newest]]
-    tokens = np.minimum(distinct_texts(profiles), KEPT)
+    tokens = event_tokens(profiles, KEPT)
     with _watched(asked.towers) as seen:
         asked.ask(asked.read(profiles), queries=[text])
     weight_P = next(w for w in seen[0][:, 0] if w[2 + tokens[3, : modality + 1].sum()] > 0.2)
