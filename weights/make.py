@@ -42,10 +42,10 @@ class Worlds(Pretraining):
         super().__init__(towers, corpora[0], validation, settings, 0, folder)
         self.objectives = [Objective(towers, corpus, settings, ALONE) for corpus in corpora]
 
-    def _draw(self, phase: str, step: int) -> PairBatch:
+    def _draw(self, phase: str, step: int, users: int | None = None) -> PairBatch:
         self.objective = self.objectives[step % len(self.objectives)]
         self.train = self.objective.corpus
-        return super()._draw(phase, step)
+        return super()._draw(phase, step, users)
 
 
 def survey(world: World, seed: int) -> pl.DataFrame:
