@@ -81,7 +81,7 @@ def catalogue(project: Project) -> dict[str, Method]:
         "counts": Method(lambda *_: {"counts": _counts(project)}, seeds=(0,), kept=False),
         "lightgbm": Method(lambda *_: {"lightgbm": _counts(project)}, judges={"lightgbm": Boosted}, kept=False),
         "untrained": _own(project, UNTRAINED, {"base": "untrained", "tuned": "w/o pretraining"}),
-        OURS: _own(project, {}, {"base": "base", "tuned": "tuned"}, zero_shot=True),
+        OURS: _ours(project),
         **ablations,
         "instructue": _own(project, INSTRUCT_UE, {"base": "InstructUE-like"}),
         **(_shipped(project) if project.config.name == "wallet" else {}),
@@ -104,7 +104,7 @@ def points(project: Project, study: str) -> dict[str, Method]:
     methods = {}
     for point in STUDIES[study].points:
         if changed(project.config, point.changes) == project.config:
-            methods[OURS] = _own(project, {}, {"base": "base", "tuned": "tuned"})
+            methods[OURS] = _ours(project)
         else:
             name = f"{study} {point.label}"
             rows = {kind: studies.row_of(name, kind) for kind in STUDIES[study].kinds}
@@ -145,6 +145,10 @@ def _fitted(project: Project, baseline: Baseline) -> Features:
     rows = project.rows("train")
     baseline.fit(project.past.take(rows), project.future.take(rows))
     return baseline.embed(project.past)
+
+
+def _ours(project: Project) -> Method:
+    return _own(project, {}, {"base": "base", "tuned": "tuned"}, zero_shot=True)
 
 
 def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], zero_shot: bool = False) -> Method:

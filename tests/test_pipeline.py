@@ -201,7 +201,8 @@ def test_search_is_the_product_over_what_embed_wrote(project, tmp_path, capsys):
     assert "no embeddings of 'moon'" in capsys.readouterr().err
     assert run(*command, "--as-of", "2020-01-01") == 1
     error = capsys.readouterr().err
-    assert "days with some: " in error and str(day) in error
+    assert "days with some: " in error
+    assert str(day) in error
     assert run(*command, "--out", "audience.txt") == 1
     assert "ends in .parquet or .csv" in capsys.readouterr().err
 
