@@ -1,8 +1,8 @@
 """What `encrypt: true` costs where data is written and read: the second table of `benchmarks/vault.py`.
 
-The same shard in the clear and sealed, taking turns, the first round unmeasured; milliseconds, medians. `store` is what
-sealing the event store would cost, and the reason why it is not sealed: one column of day files scanned lazily, against
-the whole files opened and then scanned.
+The same shard in the clear and sealed, taking turns, the first round unmeasured; medians of milliseconds of CPU, all
+threads together: the disk has the same to do, and other programs do not count. `store` is what reading a sealed event
+store would cost: one column of day files scanned lazily, against the whole files opened and then scanned.
 
 Shapes: N users, O dimensions.
 """
@@ -37,7 +37,7 @@ MADE = Made(str(AS_OF), "coffee", "?", "model", "prompt", "events", "population"
 
 
 def measure(rounds: int) -> dict[str, dict[str, float]]:
-    """Job -> cover -> milliseconds."""
+    """Job -> cover -> milliseconds of the CPU."""
     boxes: dict[str, Cover] = {"clear": CLEAR, "sealed": Box({os.urandom(8): os.urandom(32)})}
     times: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory(prefix="qanchor-rest-") as folder:
@@ -45,10 +45,10 @@ def measure(rounds: int) -> dict[str, dict[str, float]]:
         for round_ in range(rounds + 1):
             for job in jobs["clear"]:
                 for name in boxes:
-                    start = time.perf_counter()
+                    start = time.process_time()
                     jobs[name][job]()
                     if round_:
-                        spent = 1e3 * (time.perf_counter() - start)
+                        spent = 1e3 * (time.process_time() - start)
                         times.setdefault(job, {}).setdefault(name, []).append(spent)
     return {job: {name: statistics.median(spent) for name, spent in own.items()} for job, own in times.items()}
 

@@ -279,7 +279,7 @@ def _headers(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _trust(ca: Path | str | None) -> dict[str, ssl.SSLContext]:
+def _trust(ca: Path | str | None) -> dict[str, Any]:
     """Raises ConfigError when the file holds no certificates."""
     if ca is None:
         return {}

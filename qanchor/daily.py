@@ -9,11 +9,10 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from qanchor.errors import ConfigError, DataError
-from qanchor.events.cover import Covers, covers
+from qanchor.events.cover import Covers
 from qanchor.events.profile_store import ProfileStore
 from qanchor.inference import lance, workers
 from qanchor.inference.refresh import embed_shard, refresh_shard
@@ -56,14 +55,8 @@ class Daily:
         return self.project.storage / "profiles"
 
     @property
-    def vault(self) -> Path | None:
-        """File of the wrapped data keys; None where all lies in the clear."""
-        return self.project.out / "serving" / "vault.json" if self.project.config.encrypt else None
-
-    @cached_property
     def covers(self) -> Covers:
-        """Raises ConfigError as `cover.covers`."""
-        return covers(self.vault)
+        return self.project.covers
 
     def snapshot(self, as_of: dt.date) -> Snapshot:
         return Snapshot(self.snapshots, as_of, self.covers)
@@ -90,7 +83,7 @@ class Daily:
             DataError: the store is empty.
             ModelError: there is no model, or it was not tuned for one of the scenarios.
         """
-        if sink == "lance" and self.vault:
+        if sink == "lance" and self.project.vault:
             raise ConfigError("Lance data sets cannot be sealed: leave `--sink lance` or `encrypt: true` out")
         self.project.ingest()
         job = self._job(as_of or self._today(), names, queries)
@@ -163,5 +156,5 @@ class Daily:
             min_events=config.users.min_events,
             as_of=as_of,
             scenarios=tuple(scenarios),
-            vault=self.vault,
+            vault=self.project.vault,
         )

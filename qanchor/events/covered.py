@@ -5,7 +5,7 @@ reader of Parquet opens the chunks that it asks for. What is authenticated with 
 shard), its id, the chunk's number and the file's size. So nothing can be changed, cut off, added, reordered, or taken
 from another file.
 
-Only the last folders of a path count as its place: a run folder may be moved, an embedding's file may not.
+A run folder may be moved; a file in it may not.
 """
 
 from __future__ import annotations
@@ -117,4 +117,6 @@ class _Sealed(io.RawIOBase):
 
 
 def _place(path: Place, id: bytes, n: int, size: int) -> bytes:
-    return context(*path.parts[-3:], id.hex(), str(n), str(size))
+    day, scenario, name = path.parts[-3:]
+    own = (day, scenario, name) if day.startswith("as_of=") else (name,)
+    return context(*own, id.hex(), str(n), str(size))

@@ -73,8 +73,9 @@ def connect(path: Path, cover: Cover) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, isolation_level=None, timeout=30)
     expected = SEALED if cover.sealed else FORMAT
-    found = db.execute("PRAGMA user_version").fetchone()[0]
-    if found != expected and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    format = "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+    found, tables = db.execute(format).fetchone()
+    if found != expected and tables:
         names = {FORMAT: "in the clear", SEALED: "sealed"}
         raise DataError(
             f"{path} is {names.get(found, f'of format {found}')}, expected {names[expected]} (`encrypt` in the "
@@ -82,8 +83,8 @@ def connect(path: Path, cover: Cover) -> sqlite3.Connection:
         )
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
         db.execute(f"PRAGMA {pragma}")
-    # the format with the tables, in one step
-    db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {expected}; COMMIT;")
+    if not tables:  # the format with the tables, in one step
+        db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {expected}; COMMIT;")
     return db
 
 

@@ -76,8 +76,9 @@ def test_another_place_another_versions_chunk_and_a_file_in_the_clear_do_not_ope
 
 
 def test_parquet_is_read_through_it_and_a_broken_chunk_is_an_error_of_ours(tmp_path):
-    table, sink = pa.table({"user_id": [f"u{n}" for n in range(400)], "n": list(range(400))}), io.BytesIO()
-    pq.write_table(table, sink)
+    # larger than the 64 KB from the end in which a reader of Parquet looks for the footer
+    table, sink = pa.table({"user_id": [f"u{n}" for n in range(12_000)], "n": list(range(12_000))}), io.BytesIO()
+    pq.write_table(table, sink, compression="none")
     path = tmp_path / "shard-0000.parquet"
     covered.write(path, sink.getvalue(), BOX)
     with covered.opened(path, BOX) as file:

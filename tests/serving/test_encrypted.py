@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import shutil
 import sqlite3
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from daily_world import some_rows
 from service_world import DAY, QUERIES, START, daily, log, save_model, serving, vectors
 
+from qanchor import embeddings as written
 from qanchor.cli import main
 from qanchor.errors import ConfigError, DataError, SealError
 from qanchor.events.master_key import FILE, SERVICE, VARIABLE, LocalKey, make_key_file
@@ -195,3 +198,16 @@ def test_a_run_in_the_clear_is_not_sealed_in_part(worlds, tmp_path, monkeypatch)
         daily(root, True).embed(None, ["coffee"], {})
     with pytest.raises(ConfigError, match="Lance"):
         daily(root, True).embed(None, ["coffee"], {}, "lance")
+
+
+def test_what_evaluate_embeds_is_sealed_too_and_forgotten(copied):
+    project = daily(copied, True)
+    path = copied / "run" / "embeddings" / "base.parquet"
+    keys = pl.DataFrame({"user_id": USERS, "as_of": [dt.datetime(2025, 3, 1)] * 7})
+    vectors_NGO = np.random.default_rng(0).normal(size=(7, 2, 4)).astype(np.float32)
+    written.write(path, keys, ["coffee", "rent"], vectors_NGO, project.covers)
+    np.testing.assert_array_equal(written.read(path, "rent", daily(copied, True).covers), vectors_NGO[:, 1])
+    assert b"someone" not in path.read_bytes()
+    forget(project, ["someone-3"])
+    left = np.delete(vectors_NGO, 3, 0)
+    np.testing.assert_array_equal(written.read(path, "coffee", project.covers), left[:, 0])
