@@ -298,7 +298,8 @@ class Project:
     def embed_requests(self) -> None:
         """Embeddings of every request for every scenario: `base` by its query alone, `tuned` with its soft prompt."""
         self.tune()
-        self.stages.run("embed", {}, ("tune",), lambda _: self._embed())
+        inputs = {"encrypt": True} if self.config.encrypt else {}
+        self.stages.run("embed", inputs, ("tune",), lambda _: self._embed())
 
     def _embed(self) -> None:
         model = QAnchor.from_pretrained(self.out / "model", self.out / "vectors")
