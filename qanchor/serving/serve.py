@@ -6,6 +6,8 @@ import gc
 import ipaddress
 import logging
 import ssl
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +63,8 @@ def serve(
     tls = _tls(tls_cert, tls_key)
     if tls is None and not _is_loopback(host):
         log.warning("listening on %s without TLS: keys and embeddings can be read on the way", host)
-    folder = daily.project.out / "serving"
-    keys, audit = keys or folder / "keys.json", audit or folder / "audit"
+    keys = keys or daily.project.out / "serving" / "keys.json"
+    audit = audit or daily.project.out / "serving" / "audit"
     known = Keys(keys)
     if not no_auth and not known.records() and not issuer:
         raise ConfigError(f"no API key in {keys}: `qanchor keys add NAME --scope 'embed:*'` makes one")
@@ -72,7 +74,11 @@ def serve(
     # what was imported stays: a collection that walks through all of torch would hold up every request
     gc.collect()
     gc.freeze()
-    uvicorn.Server(settings(app, host, port, tls)).run()
+    server = uvicorn.Server(settings(app, host, port, tls))
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:  # it has said why
+        sys.exit(1)
 
 
 def settings(app: Any, host: str, port: int, tls: ssl.SSLContext | None) -> uvicorn.Config:
