@@ -3,7 +3,8 @@
 Seals and opens blobs of the sizes that the store holds (an embedding of 128 floats is 512 bytes, a profile 1-10 KB),
 each with a context of its own, and does to the same blobs what else happens to them: a copy, zlib's fastest level, and
 one commit to SQLite (WAL) for each two hundred. One process, taking turns, each job once unmeasured so that its blobs
-are in the cache, as they are after a read; medians of the rounds.
+are in the cache, as they are after a read; medians of the rounds. Then what `encrypt: true` costs where a shard's
+embeddings, profiles and appended events are written and read (`at_rest.py`). About a minute in all.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import at_rest
 from rich.console import Console
 from rich.table import Table
 
-from qanchor.serving.vault import Box, context
+from qanchor.events.cover import context
+from qanchor.events.vault import Box
 
 SIZES = (512, 1024, 4096, 10240)
 BLOBS = 200
@@ -32,9 +35,10 @@ BLOBS = 200
 def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=101)
+    arguments.add_argument("--rest-rounds", type=int, default=9)
     arguments.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "vault.json")
     options = arguments.parse_args()
-    report([measure(size, options.rounds) for size in SIZES], options.out)
+    report([measure(size, options.rounds) for size in SIZES], at_rest.measure(options.rest_rounds), options.out)
 
 
 def measure(size: int, rounds: int) -> dict[str, float]:
@@ -76,7 +80,7 @@ def write(path: Path, blobs: list[bytes]) -> None:
     database.close()
 
 
-def report(results: list[dict[str, float]], out: Path) -> None:
+def report(results: list[dict[str, float]], at_rest: dict[str, dict[str, float]], out: Path) -> None:
     table = Table("bytes", "seal ns", "open ns", "seal ns/KB", "open ns/KB", "seal/copy", "seal/zlib", "seal/SQLite")
     for row in results:
         kilobytes = row["bytes"] / 1024
@@ -86,10 +90,17 @@ def report(results: list[dict[str, float]], out: Path) -> None:
             *(f"{row[job] / kilobytes:,.0f}" for job in ("seal", "open")),
             *(f"{row['seal'] / row[job]:.2f}" for job in ("copy", "zlib", "sqlite")),
         )
-    Console(width=120).print(table)
+    whole = Table("at rest, ms of the CPU", "clear", "sealed", "more")
+    for job, spent in at_rest.items():
+        clear, sealed = spent["clear"], spent["sealed"]
+        whole.add_row(job, f"{clear:,.1f}", f"{sealed:,.1f}", f"{sealed - clear:,.1f}")
+    console = Console(width=120)
+    console.print(table)
+    console.print(whole)
     machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()}
     machine["aes"] = "aes" in Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else None
-    out.write_text(json.dumps({"machine": machine, "unit": "ns a blob", "results": results}, indent=1) + "\n")
+    found = {"machine": machine, "unit": "ns a blob", "results": results, "at_rest_cpu_ms": at_rest}
+    out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -102,9 +102,9 @@ def _snapshot(daily: Daily, scenario: str, as_of: dt.date | None) -> Snapshot:
     """Of a day, or of the newest that has a file of the scenario."""
     folders = daily.snapshots.glob("as_of=*")
     days = sorted(dt.date.fromisoformat(folder.name.removeprefix("as_of=")) for folder in folders)
-    having = [day for day in days if Snapshot(daily.snapshots, day).path(scenario, 0).exists()]
+    having = [day for day in days if daily.snapshot(day).path(scenario, 0).exists()]
     if as_of in having or (as_of is None and having):
-        return Snapshot(daily.snapshots, as_of or having[-1])
+        return daily.snapshot(as_of or having[-1])
     of_day, there_are = f" as of {as_of}" if as_of else "", ", ".join(map(str, having)) or "none"
     raise DataError(
         f"no embeddings of {scenario!r}{of_day} in {daily.snapshots} (days with some: {there_are}): write them with "

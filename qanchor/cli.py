@@ -16,7 +16,7 @@ from rich.console import Console
 from qanchor import __version__
 from qanchor.errors import ConfigError, QAnchorError
 from qanchor.policies.commands import policy_app
-from qanchor.serving.commands import AUDIT, KEYS, audit_app, keys_app, vault_app
+from qanchor.serving.commands import audit_app, keys_app, vault_app
 
 app = typer.Typer(
     help="One user model for all scenarios: event logs in, query-anchored user embeddings out.",
@@ -326,19 +326,22 @@ def serve(
     out: OutOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes any that is free.")] = 8000,
-    keys: Annotated[Path, typer.Option(help="The file of the API keys' hashes.")] = KEYS,
-    audit: Annotated[Path, typer.Option(help="The audit log's folder.")] = AUDIT,
+    keys: Annotated[Path | None, typer.Option(help="API keys' hashes; left out, serving/keys.json of the run.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="The audit log's folder; left out, serving/audit of it.")] = None,
     issuer: Annotated[str | None, typer.Option(help="Tokens (OpenID Connect): who issues them,")] = None,
     audience: Annotated[str, typer.Option(help="for whom,")] = "qanchor",
     jwks: Annotated[str | None, typer.Option(help="and where the issuer's keys are: an https URL or a file.")] = None,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask for no key; on a loopback address only.")] = False,
     rate: Annotated[float, typer.Option(min=0.1, help="Users x questions a second that one key may ask for.")] = 20_000,
     warm_mb: Annotated[int, typer.Option(min=1, help="Memory for prefixes of users who were asked for lately.")] = 512,
+    tls_cert: Annotated[Path | None, typer.Option(help="HTTPS: the certificate with its chain, PEM,")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="and its private key, PEM.")] = None,
 ) -> None:
     """Serve the last refresh, and what came since, over HTTP."""
     from qanchor.serving.serve import serve as run
 
-    run(_daily(config, out, False), host, port, keys, audit, issuer, audience, jwks, no_auth, rate, warm_mb)
+    project = _daily(config, out, False)
+    run(project, host, port, keys, audit, issuer, audience, jwks, no_auth, rate, warm_mb, tls_cert, tls_key)
 
 
 app.add_typer(policy_app, name="policy")

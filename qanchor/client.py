@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 from urllib.parse import quote
 
@@ -18,7 +20,7 @@ import httpx2
 import numpy as np
 import numpy.typing as npt
 
-from qanchor.errors import BusyError, LimitError, QAnchorError
+from qanchor.errors import BusyError, ConfigError, LimitError, QAnchorError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -218,9 +220,12 @@ class Client(_Verbs):
     it would do later, and httpx2's TransportError when it does not answer.
     """
 
-    def __init__(self, url: str, key: str = "", timeout: float = 30.0, **options: Any) -> None:
-        """`options` go to `httpx2.Client`."""
-        self._http = httpx2.Client(base_url=url, headers=_headers(key), timeout=timeout, **options)
+    def __init__(
+        self, url: str, key: str = "", timeout: float = 30.0, ca: Path | str | None = None, **options: Any
+    ) -> None:
+        """Of an https service the certificate is verified: against the usual authorities, or those of the file `ca`
+        (PEM). `options` go to `httpx2.Client`."""
+        self._http = httpx2.Client(base_url=url, headers=_headers(key), timeout=timeout, **_trust(ca), **options)
 
     def _send(self, call: Call[R]) -> R:
         return call.read(_checked(self._http.request(call.method, call.path, json=call.json)))
@@ -238,9 +243,11 @@ class Client(_Verbs):
 class AsyncClient(_Verbs):
     """The same, awaited."""
 
-    def __init__(self, url: str, key: str = "", timeout: float = 30.0, **options: Any) -> None:
-        """`options` go to `httpx2.AsyncClient`."""
-        self._http = httpx2.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout, **options)
+    def __init__(
+        self, url: str, key: str = "", timeout: float = 30.0, ca: Path | str | None = None, **options: Any
+    ) -> None:
+        """`ca` as there; `options` go to `httpx2.AsyncClient`."""
+        self._http = httpx2.AsyncClient(base_url=url, headers=_headers(key), timeout=timeout, **_trust(ca), **options)
 
     async def _send(self, call: Call[R]) -> R:
         return call.read(_checked(await self._http.request(call.method, call.path, json=call.json)))
@@ -270,6 +277,16 @@ def _checked(reply: httpx2.Response) -> Any:
 
 def _headers(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def _trust(ca: Path | str | None) -> dict[str, Any]:
+    """Raises ConfigError when the file holds no certificates."""
+    if ca is None:
+        return {}
+    try:
+        return {"verify": ssl.create_default_context(cafile=ca)}
+    except OSError as error:
+        raise ConfigError(f"{ca} cannot be read ({error}): expected certificates in PEM") from None
 
 
 def _moment(as_of: Moment) -> str:

@@ -354,6 +354,9 @@ class Config(Section):
     storage: str | None = None
     """Where the event store and the embeddings lie: `s3://bucket/folder`, or a folder relative to the YAML; left out,
     the run folder. All else stays in the run folder."""
+    encrypt: bool = False
+    """Seal profiles, embeddings and appended events at rest (AES-256-GCM) by the master key that the environment names;
+    what that leaves in the clear: docs/security.md."""
     shards: Annotated[int, Field(ge=1, le=4096)] = 4
     max_reject_rate: Annotated[float, Field(ge=0, le=1)] = 0.01
     """A day whose share of refused rows is above this is not published."""

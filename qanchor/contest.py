@@ -163,7 +163,8 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
         own = model(setting, seed)
         found: dict[str, Features] = {
             row: {
-                name: embeddings.read(own.out / "embeddings" / f"{kind}.parquet", name) for name in own.config.scenarios
+                name: embeddings.read(own.out / "embeddings" / f"{kind}.parquet", name, own.covers)
+                for name in own.config.scenarios
             }
             for kind, row in rows.items()
         }

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from qanchor.errors import ConfigError, DataError
+from qanchor.events.cover import Covers
 from qanchor.events.profile_store import ProfileStore
 from qanchor.inference import lance, workers
 from qanchor.inference.refresh import embed_shard, refresh_shard
@@ -53,10 +54,18 @@ class Daily:
     def kept(self) -> Place:
         return self.project.storage / "profiles"
 
+    @property
+    def covers(self) -> Covers:
+        return self.project.covers
+
+    def snapshot(self, as_of: dt.date) -> Snapshot:
+        return Snapshot(self.snapshots, as_of, self.covers)
+
     @cached_property
     def profiles(self) -> ProfileStore:
         """Point reads of what refresh keeps."""
-        return ProfileStore(self.kept, self.project.config.shards, self.project.config.modality_names)
+        config = self.project.config
+        return ProfileStore(self.kept, config.shards, config.modality_names, self.covers)
 
     def embed(
         self,
@@ -74,6 +83,8 @@ class Daily:
             DataError: the store is empty.
             ModelError: there is no model, or it was not tuned for one of the scenarios.
         """
+        if sink == "lance" and self.project.vault:
+            raise ConfigError("Lance data sets cannot be sealed: leave `--sink lance` or `encrypt: true` out")
         self.project.ingest()
         job = self._job(as_of or self._today(), names, queries)
         report = self._run(embed_shard, job)
@@ -111,7 +122,7 @@ class Daily:
         return total
 
     def _to_lance(self, job: Job) -> None:
-        snapshot = Snapshot(job.snapshots, job.as_of)
+        snapshot = self.snapshot(job.as_of)
         with self.project.stages.progress("lance", len(job.scenarios)) as advance:
             for scenario in job.scenarios:
                 place = lance.write(snapshot, scenario.name, self.project.config.shards)
@@ -145,4 +156,5 @@ class Daily:
             min_events=config.users.min_events,
             as_of=as_of,
             scenarios=tuple(scenarios),
+            vault=self.project.vault,
         )

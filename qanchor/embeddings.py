@@ -14,11 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qanchor import storage
-from qanchor.events import atomic
+from qanchor.events import atomic, covered
+from qanchor.events.cover import Covers, clear
 from qanchor.storage import Place
 
 
-def write(path: Place, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NGO: npt.NDArray[np.float32]) -> None:
+def write(
+    path: Place,
+    keys: pl.DataFrame,
+    scenarios: Sequence[str],
+    embedding_NGO: npt.NDArray[np.float32],
+    covers: Covers = clear,
+) -> None:
     """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically."""
     users, count, width = embedding_NGO.shape
     flat = pa.array(np.ascontiguousarray(embedding_NGO.transpose(1, 0, 2)).reshape(-1))
@@ -32,15 +39,20 @@ def write(path: Place, keys: pl.DataFrame, scenarios: Sequence[str], embedding_N
             "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
         }
     )
+    if (cover := covers(path.stem)).sealed:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        covered.write(path, sink.getvalue().to_pybytes(), cover)
+        return
     with storage.scratch(path.parent) as scratch:
         fresh = scratch / (path.name + atomic.TEMPORARY)
         pq.write_table(table, fresh, compression="zstd")
         atomic.switch(fresh, path, sync_folder=False)
 
 
-def read(path: Place, scenario: str) -> npt.NDArray[np.float32]:
-    """[N, O] of one scenario, rows as they were written."""
-    with storage.opened(path) as file:
+def read(path: Place, scenario: str, covers: Covers = clear) -> npt.NDArray[np.float32]:
+    """[N, O] of one scenario, rows as they were written. Raises SealError as `covered.opened`."""
+    with covered.opened(path, covers(path.stem)) as file:
         table = pq.read_table(file, filters=[("scenario", "=", scenario)], columns=["embedding"])
     column = table["embedding"].combine_chunks()
     flat: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), -1)

@@ -17,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from qanchor import storage
 from qanchor.daily import Daily
-from qanchor.events import atomic, forgotten, rejects
+from qanchor.events import atomic, covered, forgotten, rejects
+from qanchor.events.cover import CLEAR, Cover
 from qanchor.events.partitions import Partitions
 from qanchor.events.profile_store import ProfileShard, shard_path
+from qanchor.inference.snapshot import read_reasons, write_reasons
 from qanchor.storage import Place
 
 
@@ -46,8 +47,8 @@ def forget(daily: Daily, user_ids: Sequence[str]) -> list[Trace]:
     store = daily.project.storage / "store"
     before = _count(daily, user_ids)
     forgotten.forget(store, user_ids)
-    for path in _tables(daily):
-        _rewrite_table(path, user_ids)
+    for path, cover in _tables(daily):
+        _rewrite_table(path, cover, user_ids)
     for place in daily.snapshots.glob("*/*.lance"):  # made of the tables: `embed --sink lance` makes them again
         if isinstance(place, Path):
             shutil.rmtree(place)
@@ -57,10 +58,11 @@ def forget(daily: Daily, user_ids: Sequence[str]) -> list[Trace]:
         lines = path.read_bytes().splitlines(keepends=True)
         atomic.write(path, b"".join(line for line in lines if json.loads(line).get("user_id") not in user_ids))
     for path in _aside(daily):
-        reasons = json.loads(path.read_bytes())
-        atomic.write_json(path, {user: why for user, why in reasons.items() if user not in user_ids})
+        cover = daily.covers(path.stem)
+        reasons = read_reasons(path, cover)
+        write_reasons(path, {user: why for user, why in reasons.items() if user not in user_ids}, cover)
     for number in _refreshed(daily):
-        with ProfileShard.at(daily.kept, number) as shard:
+        with ProfileShard.at(daily.kept, number, daily.covers) as shard:
             with shard.writing():
                 shard.drop(user_ids)
             shard.scrub()
@@ -73,7 +75,7 @@ def _count(daily: Daily, user_ids: Sequence[str]) -> dict[str, int]:
     store, theirs = Partitions.open(daily.project.storage / "store"), pl.col("user_id").is_in(user_ids)
     profiles = 0
     for number in _refreshed(daily):
-        with ProfileShard.at(daily.kept, number) as shard:
+        with ProfileShard.at(daily.kept, number, daily.covers) as shard:
             profiles += sum(shard.events(user) is not None for user in user_ids)
     return {
         "events": sum(
@@ -81,8 +83,12 @@ def _count(daily: Daily, user_ids: Sequence[str]) -> dict[str, int]:
         ),
         "refused rows": rejects.count(store.root / "rejects", user_ids),
         "profiles": profiles,
-        "embeddings and pairs": sum(pc.sum(_is_theirs(path, user_ids)).as_py() or 0 for path in _tables(daily)),
-        "set aside": sum(user in json.loads(path.read_bytes()) for path in _aside(daily) for user in user_ids),
+        "embeddings and pairs": sum(
+            pc.sum(_is_theirs(path, cover, user_ids)).as_py() or 0 for path, cover in _tables(daily)
+        ),
+        "set aside": sum(
+            user in user_ids for path in _aside(daily) for user in read_reasons(path, daily.covers(path.stem))
+        ),
         "interviews by an LLM": sum(
             json.loads(line).get("user_id") in user_ids
             for path in _interviews(daily)
@@ -91,9 +97,10 @@ def _count(daily: Daily, user_ids: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _tables(daily: Daily) -> list[Place]:
-    """Parquet with a row or more a user: embeddings, and the pairs of UserU."""
-    return [*daily.snapshots.glob("**/*.parquet"), *(daily.project.out / "useru").glob("**/*.parquet")]
+def _tables(daily: Daily) -> list[tuple[Place, Cover]]:
+    """Parquet with a row or more a user: embeddings, and the pairs of UserU; and what covers each."""
+    embeddings = [(path, daily.covers(path.stem)) for path in daily.snapshots.glob("**/*.parquet")]
+    return [*embeddings, *((path, CLEAR) for path in (daily.project.out / "useru").glob("**/*.parquet"))]
 
 
 def _aside(daily: Daily) -> list[Place]:
@@ -109,15 +116,15 @@ def _refreshed(daily: Daily) -> list[int]:
     return [n for n in range(daily.project.config.shards) if shard_path(daily.kept, n).exists()]
 
 
-def _is_theirs(path: Place, user_ids: Sequence[str]) -> pa.ChunkedArray:
-    users = pq.read_table(storage.whole(path), columns=["user_id"])["user_id"]
+def _is_theirs(path: Place, cover: Cover, user_ids: Sequence[str]) -> pa.ChunkedArray:
+    users = pq.read_table(covered.whole(path, cover), columns=["user_id"])["user_id"]
     return pc.is_in(users, value_set=pa.array(user_ids, users.type))
 
 
-def _rewrite_table(path: Place, user_ids: Sequence[str]) -> None:
+def _rewrite_table(path: Place, cover: Cover, user_ids: Sequence[str]) -> None:
     """The same file, with what it says of itself, without these users."""
-    theirs = _is_theirs(path, user_ids)
+    theirs = _is_theirs(path, cover, user_ids)
     if pc.any(theirs).as_py():
         sink = io.BytesIO()
-        pq.write_table(pq.read_table(storage.whole(path)).filter(pc.invert(theirs)), sink, compression="zstd")
-        atomic.write(path, sink.getvalue())
+        pq.write_table(pq.read_table(covered.whole(path, cover)).filter(pc.invert(theirs)), sink, compression="zstd")
+        covered.write(path, sink.getvalue(), cover)

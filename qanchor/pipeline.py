@@ -26,6 +26,7 @@ from qanchor.evaluation.judge import judge
 from qanchor.evaluation.results import Results
 from qanchor.evaluation.table import table
 from qanchor.events import splits
+from qanchor.events.cover import Covers, covers
 from qanchor.events.ingest import ingest
 from qanchor.events.labels import label
 from qanchor.events.profiles import Profiles
@@ -59,6 +60,16 @@ class Project:
         self.out, self.console = stages.folder, stages.console
         self.storage: Place = storage.place(config.storage, config.root) if config.storage else self.out
         """Where `store/` and `embeddings/` lie: the run folder, or the place that the config names."""
+
+    @property
+    def vault(self) -> Path | None:
+        """File of the wrapped data keys; None where all lies in the clear."""
+        return self.out / "serving" / "vault.json" if self.config.encrypt else None
+
+    @cached_property
+    def covers(self) -> Covers:
+        """What lies over embeddings, profiles and appended events. Raises ConfigError as `cover.covers`."""
+        return covers(self.vault)
 
     @classmethod
     def open(cls, config_path: Path, out: Path | None, console: Console) -> Project:
@@ -287,7 +298,8 @@ class Project:
     def embed_requests(self) -> None:
         """Embeddings of every request for every scenario: `base` by its query alone, `tuned` with its soft prompt."""
         self.tune()
-        self.stages.run("embed", {}, ("tune",), lambda _: self._embed())
+        inputs = {"encrypt": True} if self.config.encrypt else {}
+        self.stages.run("embed", inputs, ("tune",), lambda _: self._embed())
 
     def _embed(self) -> None:
         model = QAnchor.from_pretrained(self.out / "model", self.out / "vectors")
@@ -296,7 +308,7 @@ class Project:
         with self.stages.progress("embed", len(self.past)) as advance:
             both = model.embed(self.past, names, queries, progress=lambda n: advance(n, ""))
         for kind, part in (("tuned", both[:, : len(names)]), ("base", both[:, len(names) :])):
-            embeddings.write(self.storage / "embeddings" / f"{kind}.parquet", self.requests, names, part)
+            embeddings.write(self.storage / "embeddings" / f"{kind}.parquet", self.requests, names, part, self.covers)
 
     # -- evaluation ---------------------------------------------------------------------------------------------
 
@@ -334,7 +346,8 @@ class Project:
         model = QAnchor.from_pretrained(self.out / "model", self.out / "vectors")
         base, framing = self.storage / "embeddings" / "base.parquet", Framing.of(self.config)
         return {
-            name: embeddings.read(base, name) @ direction(model, framing, statements.positive, statements.negative)
+            name: embeddings.read(base, name, self.covers)
+            @ direction(model, framing, statements.positive, statements.negative)
             for name, statements in said.items()
             if statements
         }
@@ -358,7 +371,10 @@ class Project:
     def _embeddings(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
         """kind -> scenario -> [N, O], as `embed` wrote them."""
         return {
-            kind: {name: embeddings.read(self.storage / "embeddings" / f"{kind}.parquet", name) for name in self.labels}
+            kind: {
+                name: embeddings.read(self.storage / "embeddings" / f"{kind}.parquet", name, self.covers)
+                for name in self.labels
+            }
             for kind in ("base", "tuned")
         }
 

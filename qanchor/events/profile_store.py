@@ -2,6 +2,9 @@
 
 What refresh compares a new day with, and what serving reads. Everything that one refresh changes in a shard is one
 transaction: after a crash at any moment the shard stands at the day before or at the new one.
+
+Under a vault's cover a row's key is a keyed hash of the user's id, and its events are sealed together with the id. What
+stays in the clear is the second of the newest event, by which idle users are found, and what the shard stands at.
 """
 
 from __future__ import annotations
@@ -23,14 +26,18 @@ import polars as pl
 from qanchor import storage
 from qanchor.errors import DataError
 from qanchor.events import atomic
+from qanchor.events.cover import CLEAR, Cover, Covers, clear, kept, restored, shard_name
 from qanchor.events.partitions import day_of
 from qanchor.events.profiles import DAY, Profiles, Texts
 from qanchor.events.shards import shard_of
 from qanchor.storage import Place
 
-FORMAT = 1
+FORMAT, SEALED = 1, 2
+"""Of a file in the clear and of a sealed one."""
 EVENT = np.dtype([("time", "<i8"), ("modality", "u1"), ("text", "<u8"), ("value", "<f4")])
 """How an event is kept: 21 bytes, its text by the id that is valid for ever."""
+KIND = "profile"
+"""Of a sealed row's place."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS profile (user_id TEXT PRIMARY KEY, newest INTEGER NOT NULL, events BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS profile_newest ON profile (newest);
@@ -50,19 +57,21 @@ class State:
 class ProfileShard:
     """The profiles of one shard. One process writes, any number reads."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens the file, and makes it where there is none. Raises DataError when it is of another format."""
+    def __init__(self, path: Path, cover: Cover = CLEAR) -> None:
+        """Opens the file, and makes it where there is none. Raises DataError when it is of another format, and when
+        it lies in the clear and should be sealed, or the other way round."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self._path, self._cover = path, cover
         self._db = sqlite3.connect(path, isolation_level=None)
         # a row that is gone is overwritten, so that what was forgotten cannot be read from the file
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(_TABLES)
+        _expect_format(self._db, path, cover)
 
     @classmethod
     @contextlib.contextmanager
-    def at(cls, folder: Place, shard: int) -> Iterator[ProfileShard]:
+    def at(cls, folder: Place, shard: int, covers: Covers = clear) -> Iterator[ProfileShard]:
         """A shard's file of a folder. Of a bucket it is a copy, which replaces the object when the block ends well."""
         place = shard_path(folder, shard)
         with storage.scratch(folder) as scratch:
@@ -70,7 +79,7 @@ class ProfileShard:
             if not isinstance(place, Path):
                 (data,) = storage.contents([place])
                 path.write_bytes(data or b"")
-            kept = cls(path)
+            kept = cls(path, covers(place.stem))
             try:
                 yield kept
                 kept._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -89,21 +98,17 @@ class ProfileShard:
     @property
     def state(self) -> State | None:
         """None before the first refresh."""
-        row = self._db.execute("SELECT format, as_of, files FROM state").fetchone()
-        if row is None:
-            return None
-        if row[0] != FORMAT:
-            raise DataError(f"{self._path} has format {row[0]}, this version reads {FORMAT}: delete it, refresh again")
-        return State(dt.date.fromisoformat(row[1]), json.loads(row[2]))
+        row = self._db.execute("SELECT as_of, files FROM state").fetchone()
+        return None if row is None else State(dt.date.fromisoformat(row[0]), json.loads(row[1]))
 
     def events(self, user_id: str) -> npt.NDArray[np.void] | None:
         """[E] of dtype EVENT in canonical order; None for a user without a profile."""
-        row = self._db.execute("SELECT events FROM profile WHERE user_id = ?", (user_id,)).fetchone()
-        return None if row is None else np.frombuffer(row[0], EVENT)
+        blob = self._kept(user_id)
+        return None if blob is None else np.frombuffer(blob, EVENT)
 
     def users(self) -> list[str]:
         """In order."""
-        return sorted(user for (user,) in self._db.execute("SELECT user_id FROM profile"))
+        return sorted(map(self._user, self._db.execute(f"SELECT {self._whose} FROM profile")))
 
     def idle_longer(self, edges: Sequence[int], before: dt.date, after: dt.date) -> list[str]:
         """Users whose time since their newest event reaches one of the `edges` (days) between two as_of days."""
@@ -111,16 +116,13 @@ class ProfileShard:
         found: set[str] = set()
         for edge in edges:
             span = ((old - edge) * DAY, (new - edge) * DAY)
-            found |= {
-                user
-                for (user,) in self._db.execute("SELECT user_id FROM profile WHERE newest > ? AND newest <= ?", span)
-            }
+            within = f"SELECT {self._whose} FROM profile WHERE newest > ? AND newest <= ?"
+            found |= set(map(self._user, self._db.execute(within, span)))
         return sorted(found)
 
     def differing(self, profiles: Profiles) -> list[str]:
         """Users of `profiles` whose events are others than those kept here."""
-        kept = self._kept(profiles.user_ids)
-        return [user for user, events in _rows(profiles) if kept.get(user, b"") != events]
+        return [user for user, events in _rows(profiles) if (self._kept(user) or b"") != events]
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -137,16 +139,21 @@ class ProfileShard:
         """Keep these profiles in place of their users' old ones; none is kept of a user without events."""
         last = np.maximum(profiles.offsets[1:] - 1, 0)
         newest = profiles.time[last].tolist() if len(profiles.time) else []
-        rows = ((user, newest[n], events) for n, (user, events) in enumerate(_rows(profiles)) if events)
-        self._db.executemany("INSERT OR REPLACE INTO profile VALUES (?, ?, ?)", rows)
+        rows = (
+            (*kept(self._cover, user, events, KIND), newest[n])
+            for n, (user, events) in enumerate(_rows(profiles))
+            if events
+        )
+        self._db.executemany("INSERT OR REPLACE INTO profile (user_id, events, newest) VALUES (?, ?, ?)", rows)
         self.drop(profiles.user_ids[profiles.counts == 0])
 
     def drop(self, user_ids: Iterable[str]) -> int:
         """How many of these users had a profile."""
-        return self._db.executemany("DELETE FROM profile WHERE user_id = ?", ((user,) for user in user_ids)).rowcount
+        keys = ((self._cover.hide(user),) for user in user_ids)
+        return self._db.executemany("DELETE FROM profile WHERE user_id = ?", keys).rowcount
 
     def stand_at(self, state: State) -> None:
-        row = (FORMAT, str(state.as_of), json.dumps(state.files))
+        row = (SEALED if self._cover.sealed else FORMAT, str(state.as_of), json.dumps(state.files))
         self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?, ?, ?)", row)
 
     def scrub(self) -> None:
@@ -155,19 +162,27 @@ class ProfileShard:
         self._db.execute("VACUUM")
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _kept(self, user_ids: npt.NDArray[np.object_]) -> dict[str, bytes]:
-        """The events of a stretch of users."""
-        if not len(user_ids):
-            return {}
-        between = "SELECT user_id, events FROM profile WHERE user_id BETWEEN ? AND ?"
-        return dict(self._db.execute(between, (min(user_ids), max(user_ids))))
+    def _kept(self, user_id: str) -> bytes | None:
+        """A user's events."""
+        key = self._cover.hide(user_id)
+        row = self._db.execute("SELECT events FROM profile WHERE user_id = ?", (key,)).fetchone()
+        return None if row is None else restored(self._cover, key, row[0], KIND)[1]
+
+    @property
+    def _whose(self) -> str:
+        """Columns that tell whose a row is: the key is enough in the clear."""
+        return "user_id, events" if self._cover.sealed else "user_id, NULL"
+
+    def _user(self, row: tuple[str, bytes]) -> str:
+        return restored(self._cover, *row, KIND)[0]
 
 
 class ProfileStore:
     """Point reads over all shards of a folder, as of each shard's last refresh. For one thread."""
 
-    def __init__(self, folder: Place, shards: int, modalities: tuple[str, ...]) -> None:
+    def __init__(self, folder: Place, shards: int, modalities: tuple[str, ...], covers: Covers = clear) -> None:
         """Of a bucket, what it holds now is read from copies, which go with this object."""
+        self._covers = covers
         self._places = [shard_path(folder, shard) for shard in range(shards)]
         self._modalities = modalities
         self._copies = contextlib.ExitStack()
@@ -190,8 +205,13 @@ class ProfileStore:
         Both as of one moment, whatever refresh is at work. None before the first one.
         """
         shard = int(shard_of(pl.Series([user_id]), len(self._places))[0])
-        row = self._row(shard, "SELECT as_of, (SELECT events FROM profile WHERE user_id = ?) FROM state", user_id)
-        return row and (dt.date.fromisoformat(row[0]), np.frombuffer(row[1] or b"", EVENT))
+        own = self._covers(self._places[shard].stem)
+        key = own.hide(user_id)
+        row = self._row(shard, "SELECT as_of, (SELECT events FROM profile WHERE user_id = ?) FROM state", key)
+        if row is None:
+            return None
+        events = restored(own, key, row[1], KIND)[1] if row[1] else b""
+        return dt.date.fromisoformat(row[0]), np.frombuffer(events, EVENT)
 
     def get(self, user_id: str, texts: Texts) -> Profiles:
         """The user's profile, as one row of `Profiles`; `texts` is the store's table.
@@ -223,8 +243,10 @@ class ProfileStore:
             place = self._places[shard]
             if not place.exists():
                 return None
-            self._open[shard] = sqlite3.connect(_local(place, self._copies), isolation_level=None)
-            self._open[shard].execute("PRAGMA query_only = ON")
+            db = sqlite3.connect(_local(place, self._copies), isolation_level=None)
+            db.execute("PRAGMA query_only = ON")
+            _expect_format(db, place, self._covers(place.stem))
+            self._open[shard] = db
         return self._open[shard].execute(query, values).fetchone()
 
 
@@ -238,8 +260,19 @@ def _local(place: Place, copies: contextlib.ExitStack) -> Path:
     return path
 
 
+def _expect_format(db: sqlite3.Connection, path: Place, cover: Cover) -> None:
+    """Raises DataError."""
+    row = db.execute("SELECT format FROM state").fetchone()
+    expected, names = SEALED if cover.sealed else FORMAT, {FORMAT: "in the clear", SEALED: "sealed"}
+    if row is not None and row[0] != expected:
+        raise DataError(
+            f"{path} is {names.get(row[0], f'of format {row[0]}')}, expected {names[expected]} (`encrypt` in the "
+            "config): delete profiles/ and embeddings/ and refresh again"
+        )
+
+
 def shard_path(folder: Place, shard: int) -> Place:
-    return folder / f"shard-{shard:04d}.sqlite"
+    return folder / f"{shard_name(shard)}.sqlite"
 
 
 def _rows(profiles: Profiles) -> Iterator[tuple[str, bytes]]:

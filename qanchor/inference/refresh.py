@@ -59,7 +59,7 @@ def refresh_shard(job: Job, number: int, advance: Advance = lambda _: None) -> S
         DataError: the shard was refreshed to a later day already; otherwise as `embed_shard`.
     """
     shard = Shard(job, number, advance)
-    with ProfileShard.at(job.profiles, number) as kept:
+    with ProfileShard.at(job.profiles, number, shard.covers) as kept:
         return _refresh(shard, kept)
 
 
@@ -78,7 +78,7 @@ def _refresh(shard: Shard, kept: ProfileShard) -> ShardReport:
     if before is None:
         source, changed = None, shard.population()
     else:
-        source, changed = Snapshot(shard.job.snapshots, before.as_of), changed_users(shard, kept, before)
+        source, changed = Snapshot(shard.job.snapshots, before.as_of, shard.covers), changed_users(shard, kept, before)
         carried = [asked for asked in missing if _stands(source, number, before, asked[1])]
     anew = [asked for asked in missing if asked not in carried]
     with kept.writing():

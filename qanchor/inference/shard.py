@@ -21,6 +21,7 @@ import torch
 
 from qanchor import storage
 from qanchor.errors import DataError, ModelError, QAnchorError
+from qanchor.events.cover import covers
 from qanchor.events.profile_store import ProfileShard, State
 from qanchor.events.profiles import Profiles
 from qanchor.events.store import EventStore
@@ -62,6 +63,8 @@ class Job:
     min_events: int
     as_of: dt.date
     scenarios: tuple[Scenario, ...]
+    vault: Path | None = None
+    """File of the data keys that seal what the job writes; left out, it lies in the clear."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Shard:
     def __init__(self, job: Job, number: int, advance: Advance) -> None:
         self.job, self.number, self.advance = job, number, advance
         self.store = EventStore(job.store, job.modalities, job.lookback_days)
-        self.target = Snapshot(job.snapshots, job.as_of)
+        self.covers = covers(job.vault)
+        self.target = Snapshot(job.snapshots, job.as_of, self.covers)
         self.model, self.fingerprint = _model(job.model, job.vectors, _version(job.model))
         self.now = State(job.as_of, self.store.files(number, job.as_of))
 
@@ -129,8 +133,10 @@ class Shard:
         present_C = np.zeros(len(user_ids), bool)
         aside: dict[str, str] = {}
         with storage.scratch(self.job.profiles) as folder, tempfile.TemporaryFile(dir=folder) as file:
-            # on disk: all scenarios of a large shard together are more than memory should hold
-            embedding_GCO = np.zeros(shape, np.float32) if 0 in shape else np.memmap(file, np.float32, "w+", 0, shape)
+            # on disk: all scenarios of a large shard together are more than memory should hold; what is to be sealed
+            # stays in memory all the same
+            in_memory = 0 in shape or self.target.cover(self.number).sealed
+            embedding_GCO = np.zeros(shape, np.float32) if in_memory else np.memmap(file, np.float32, "w+", 0, shape)
             for start in range(0, len(user_ids), BLOCK):
                 profiles = self.profiles(user_ids[start : start + BLOCK])
                 if keep is not None:

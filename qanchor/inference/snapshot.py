@@ -1,7 +1,8 @@
 """The embeddings of one as_of on disk: `FOLDER/as_of=2026-01-31/SCENARIO/shard-0003.parquet`.
 
 Rows are sorted by user. Each file says in its metadata what it was made of, so that whoever finds it knows whether it
-is still right: the model, the scenario's query and soft prompt, and the day files that the profiles came from.
+is still right: the model, the scenario's query and soft prompt, and the day files that the profiles came from. Whatever
+names a user is written under the shard's cover.
 
 Shapes: N users of a shard, O dimensions.
 """
@@ -12,15 +13,15 @@ import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qanchor import storage
-from qanchor.events import atomic
+from qanchor.events import atomic, covered
+from qanchor.events.cover import CLEAR, Cover, Covers, clear, shard_name
 from qanchor.storage import Place
 
 KEY = b"qanchor"
@@ -53,27 +54,36 @@ class Made:
 class Snapshot:
     folder: Place
     as_of: dt.date
+    covers: Covers = field(default=clear, compare=False)
 
     def path(self, scenario: str, shard: int) -> Place:
-        return self.folder / f"as_of={self.as_of}" / scenario / f"shard-{shard:04d}.parquet"
+        return self.folder / f"as_of={self.as_of}" / scenario / f"{shard_name(shard)}.parquet"
+
+    def cover(self, shard: int) -> Cover:
+        return self.covers(shard_name(shard))
 
     def made(self, scenario: str, shard: int) -> Made | None:
-        """What the file there was made of; None where there is none, or one that nobody can read."""
+        """What the file there was made of; None where there is none, or one that nobody can read.
+
+        Raises SealError, as all that read here: it should be sealed and is not, or not as it was sealed.
+        """
         try:
-            with storage.opened(self.path(scenario, shard)) as file:
+            with covered.opened(self.path(scenario, shard), self.cover(shard)) as file:
                 return Made(**json.loads((pq.read_schema(file).metadata or {})[KEY]))
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
             return None
 
     def read(self, scenario: str, shard: int) -> tuple[pa.Array, Floats]:
         """[N] users, in order, and [N, O] embeddings."""
-        table = pq.read_table(storage.whole(self.path(scenario, shard)), columns=["user_id", "embedding"])
+        file = covered.whole(self.path(scenario, shard), self.cover(shard))
+        table = pq.read_table(file, columns=["user_id", "embedding"])
         user_N, embedding_N = (table[name].combine_chunks() for name in ("user_id", "embedding"))
         return user_N, embedding_N.flatten().to_numpy().reshape(len(user_N), embedding_N.type.list_size)
 
     def blocks(self, scenario: str, shard: int, rows: int) -> Iterator[tuple[pa.Array, Floats]]:
         """The same, at most so many `rows` at once in memory."""
-        with storage.opened(self.path(scenario, shard)) as file, pq.ParquetFile(file) as parquet:
+        path = self.path(scenario, shard)
+        with covered.opened(path, self.cover(shard)) as file, pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(rows, columns=["user_id", "embedding"]):
                 user_N, embedding_N = batch["user_id"], batch["embedding"]
                 yield user_N, embedding_N.flatten().to_numpy().reshape(len(user_N), embedding_N.type.list_size)
@@ -100,12 +110,12 @@ class Snapshot:
         # floats of unit vectors hardly compress: a twelfth less for ten times the time
         codecs = {"user_id": "zstd", "as_of": "zstd", "scenario": "zstd", "embedding.list.element": "none"}
         pq.write_table(table, sink, compression=codecs, use_dictionary=["as_of", "scenario"], write_statistics=False)
-        atomic.write(self.path(made.scenario, shard), sink.getvalue().to_pybytes())
+        covered.write(self.path(made.scenario, shard), sink.getvalue().to_pybytes(), self.cover(shard))
 
     def started(self, shard: int) -> list[str]:
         """Scenarios of a pass that was killed: to be computed together again, since in other company they round
         otherwise."""
-        (data,) = storage.contents([self._beside("_started", shard)])
+        data = covered.read(self._beside("_started", shard), CLEAR)
         return [] if data is None else json.loads(data)
 
     def start(self, shard: int, scenarios: list[str]) -> None:
@@ -116,17 +126,27 @@ class Snapshot:
 
     def set_aside(self, shard: int) -> dict[str, str]:
         """Users of a shard who could not be embedded, and why."""
-        (data,) = storage.contents([self._beside("_set-aside", shard)])
-        return {} if data is None else json.loads(data)
+        return read_reasons(self._beside("_set-aside", shard), self.cover(shard))
 
     def write_set_aside(self, shard: int, reasons: dict[str, str]) -> None:
         if reasons:
-            atomic.write_json(self._beside("_set-aside", shard), dict(sorted(reasons.items())))
+            write_reasons(self._beside("_set-aside", shard), reasons, self.cover(shard))
         else:
             atomic.remove(self._beside("_set-aside", shard))
 
     def _beside(self, what: str, shard: int) -> Place:
-        return self.folder / f"as_of={self.as_of}" / what / f"shard-{shard:04d}.json"
+        return self.folder / f"as_of={self.as_of}" / what / f"{shard_name(shard)}.json"
+
+
+def read_reasons(path: Place, cover: Cover) -> dict[str, str]:
+    """Users who could not be embedded, and why."""
+    data = covered.read(path, cover)
+    return {} if data is None else json.loads(data)
+
+
+def write_reasons(path: Place, reasons: dict[str, str], cover: Cover) -> None:
+    text = json.dumps(dict(sorted(reasons.items())), indent=1, ensure_ascii=False) + "\n"
+    covered.write(path, text.encode(), cover)
 
 
 def digest(*parts: object) -> str:

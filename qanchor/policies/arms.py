@@ -67,7 +67,7 @@ def probabilities(project: Project, scenario: str) -> dict[str, Floats]:
         path = project.storage / "embeddings" / f"{kind}.parquet"
         if not path.exists():
             raise DataError(f"no {path}: run `qanchor evaluate` first, policies decide by its embeddings")
-        scores[kind] = _probed(embeddings.read(path, scenario), split, y)
+        scores[kind] = _probed(embeddings.read(path, scenario, project.covers), split, y)
     return {arm: _calibrated(score, split, y, validation) for arm, score in scores.items()}
 
 

@@ -10,13 +10,25 @@ from typing import Annotated
 
 import typer
 
+from qanchor.errors import ConfigError
+
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: add, list, revoke, rotate.")
 vault_app = typer.Typer(no_args_is_help=True, help="Encryption at rest: make a master key, change it.")
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log: verify.")
-KeysOption = Annotated[Path, typer.Option("--keys", help="The file of the keys' hashes.")]
-KEYS = Path("serving/keys.json")
-AUDIT = Path("serving/audit")
-VAULT = Path("serving/vault.json")
+KeysOption = Annotated[Path | None, typer.Option("--keys", help="The file of the keys' hashes, instead of the run's.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="The project's YAML: its run is runs/NAME.")]
+OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder, as `serve` is given.")]
+
+
+def _serving(config: Path | None, out: Path | None) -> Path:
+    """`serving/` of the run folder; that of this folder, where neither it nor a config is named or lies here."""
+    if out is None and config is None and not Path("qanchor.yaml").exists():
+        return Path("serving")
+    if out is None:
+        from qanchor.config import load
+
+        out = Path("runs") / load(config or Path("qanchor.yaml")).name
+    return out / "serving"
 
 
 @keys_app.command("add")
@@ -24,18 +36,23 @@ def add_key(
     name: Annotated[str, typer.Argument(help="Whom or what the key is for.")],
     scope: Annotated[list[str], typer.Option("--scope", "-s", help="embed:SCENARIO, embed:*, append...; repeat it.")],
     days: Annotated[int, typer.Option(min=1, help="Days until it expires.")] = 90,
-    keys: KeysOption = KEYS,
+    keys: KeysOption = None,
+    config: ConfigOption = None,
+    out: OutOption = None,
 ) -> None:
     """Make a key and show it, this once."""
     from qanchor.serving.keys import Keys
 
-    print(Keys(keys).add(name, scope, timedelta(days=days)).reveal())
+    print(Keys(keys or _serving(config, out) / "keys.json").add(name, scope, timedelta(days=days)).reveal())
     print("Keep it now: it is not shown again.", file=sys.stderr)
 
 
 @keys_app.command("list")
 def list_keys(
-    keys: KeysOption = KEYS, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    keys: KeysOption = None,
+    config: ConfigOption = None,
+    out: OutOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Every key: id, state, expiry, name, scopes."""
     from datetime import UTC, datetime
@@ -46,7 +63,7 @@ def list_keys(
     rows = [
         {"id": id, "state": key.state(now), "expires": f"{key.expires:%Y-%m-%d %H:%M}", "name": key.name}
         | {"scopes": key.scopes}
-        for id, key in Keys(keys).records().items()
+        for id, key in Keys(keys or _serving(config, out) / "keys.json").records().items()
     ]
     if as_json:
         print(json.dumps(rows))
@@ -57,12 +74,15 @@ def list_keys(
 
 @keys_app.command("revoke")
 def revoke_key(
-    id: Annotated[str, typer.Argument(help="The key's id, as `list` shows it.")], keys: KeysOption = KEYS
+    id: Annotated[str, typer.Argument(help="The key's id, as `list` shows it.")],
+    keys: KeysOption = None,
+    config: ConfigOption = None,
+    out: OutOption = None,
 ) -> None:
     """Refuse a key from now on."""
     from qanchor.serving.keys import Keys
 
-    Keys(keys).revoke(id)
+    Keys(keys or _serving(config, out) / "keys.json").revoke(id)
     print(f"revoked {id}")
 
 
@@ -70,19 +90,21 @@ def revoke_key(
 def rotate_key(
     id: Annotated[str, typer.Argument(help="The key's id, as `list` shows it.")],
     hours: Annotated[int, typer.Option(min=0, help="Hours for which the old key still holds.")] = 24,
-    keys: KeysOption = KEYS,
+    keys: KeysOption = None,
+    config: ConfigOption = None,
+    out: OutOption = None,
 ) -> None:
     """Make another key with the same scopes, show it, and let the old one end."""
     from qanchor.serving.keys import Keys
 
-    print(Keys(keys).rotate(id, timedelta(hours=hours)).reveal())
+    print(Keys(keys or _serving(config, out) / "keys.json").rotate(id, timedelta(hours=hours)).reveal())
     print(f"Keep it now: it is not shown again. {id} holds for {hours} hours more.", file=sys.stderr)
 
 
 @vault_app.command("key")
 def make_master_key(path: Annotated[Path, typer.Argument(help="A new file, apart from the data.")]) -> None:
     """Make a master key in a file that only you may read."""
-    from qanchor.serving.master_key import make_key_file
+    from qanchor.events.master_key import make_key_file
 
     print(f"wrote {path} ({make_key_file(path).name}): losing it loses the data that it seals")
 
@@ -91,19 +113,26 @@ def make_master_key(path: Annotated[Path, typer.Argument(help="A new file, apart
 def rotate_master_key(
     old: Annotated[Path, typer.Argument(help="File of the master key in use.")],
     new: Annotated[Path, typer.Argument(help="File of the next one.")],
-    vault: Annotated[Path, typer.Option("--vault", help="The vault's file of wrapped data keys.")] = VAULT,
+    vault: Annotated[Path | None, typer.Option("--vault", help="The vault's file, instead of the run's.")] = None,
+    config: ConfigOption = None,
+    out: OutOption = None,
 ) -> None:
     """Wrap the data keys by another master key; no data is touched."""
-    from qanchor.serving.master_key import key_from_file
-    from qanchor.serving.vault import Vault
+    from qanchor.events.master_key import key_from_file
+    from qanchor.events.vault import Vault
 
-    count = Vault(vault, key_from_file(old)).rotate(key_from_file(new))
+    path = vault or _serving(config, out) / "vault.json"
+    if not path.exists():
+        raise ConfigError(f"no vault at {path}: name the run folder by `--out`, or the file by `--vault`")
+    count = Vault(path, key_from_file(old)).rotate(key_from_file(new))
     print(f"{count} data keys are wrapped by {new}; start the service with it next time")
 
 
 @audit_app.command("verify")
 def verify_audit(
-    folder: Annotated[Path, typer.Argument(help="The log's folder.")] = AUDIT,
+    folder: Annotated[Path | None, typer.Argument(help="The log's folder, instead of the run's.")] = None,
+    config: ConfigOption = None,
+    out: OutOption = None,
     first: Annotated[int, typer.Option("--from", min=1, help="The first line that is not archived.")] = 1,
     head: Annotated[Path | None, typer.Option(help="A copy of an earlier head.json, from elsewhere.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -115,6 +144,7 @@ def verify_audit(
     from qanchor.serving.audit import key_from_environment
     from qanchor.serving.trail import verify
 
+    folder = folder or _serving(config, out) / "audit"
     key = key_from_environment()
     trail = verify(folder, key, first, head)
     if as_json:

@@ -80,7 +80,7 @@ def fit_probes(project: Project) -> dict[str, Probe | str]:
     made_by = makers(model, persistence.fingerprint(model.towers))
     found: dict[str, Probe | str] = {}
     for name, y in project.labels.items():
-        X = embeddings.read(path, name)
+        X = embeddings.read(path, name, project.covers)
         rows = {split: _labelled(project.rows(split), y) for split in ("train", "validation")}
         if name not in made_by:
             found[name] = "the model has no soft prompt for it"

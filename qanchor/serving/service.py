@@ -78,9 +78,10 @@ class Service:
     async def start(self) -> None:
         """Raises QAnchorError: no model, no store."""
         self.world = await asyncio.to_thread(worlds.load, self.daily, None, self._warm_bytes)
-        self.inbox = Inbox(self.folder / "inbox.sqlite")
+        cover = await asyncio.to_thread(self.daily.covers, "inbox")
+        self.inbox = Inbox(self.folder / "inbox.sqlite", cover)
         self.batcher: Batcher[Want, Found | str] = Batcher(self._read)
-        self._appended = await self._on_thread(Appended, self.inbox.path)
+        self._appended = await self._on_thread(Appended, self.inbox.path, cover)
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._deliver())]
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 A point read is a look-up and 512 bytes; a search is one matrix product over the whole. The matrices are copies of the
 snapshot's Parquet files in files without a name: when nobody reads them any more, or the process is killed, they are
-gone, and with them whoever was forgotten.
+gone, and with them whoever was forgotten. Of a sealed snapshot they lie in memory.
 
 Shapes: N users, O dimensions.
 """
@@ -10,6 +10,7 @@ Shapes: N users, O dimensions.
 from __future__ import annotations
 
 import datetime as dt
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ def stamps_of(snapshot: Snapshot, scenarios: Sequence[str], shards: int) -> tupl
 def _copied(snapshot: Snapshot, scenario: str, shards: int, folder: Path) -> tuple[pa.ChunkedArray, Floats]:
     users: list[pa.Array] = []
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
+    sealed = snapshot.cover(0).sealed
+    # a sealed snapshot is read into memory: not even a file without a name holds it in the clear
+    with io.BytesIO() if sealed else tempfile.TemporaryFile(dir=folder) as file:
         width = 0
         for shard in range(shards):
             user_N, embedding_NO = snapshot.read(scenario, shard)
@@ -100,5 +103,7 @@ def _copied(snapshot: Snapshot, scenario: str, shards: int, folder: Path) -> tup
         everyone = pa.chunked_array(users, pa.string())
         if not len(everyone):
             return everyone, np.zeros((0, width), np.float32)
+        if isinstance(file, io.BytesIO):
+            return everyone, np.frombuffer(file.getvalue(), np.float32).reshape(len(everyone), width)
         # a plain array over the mapped pages: numpy's own class of them is slow to index
         return everyone, np.asarray(np.memmap(file, np.float32, "r", shape=(len(everyone), width)))

@@ -24,7 +24,6 @@ from qanchor.events.profile_store import ProfileStore, State, shard_path
 from qanchor.events.profiles import DAY
 from qanchor.events.store import EventStore
 from qanchor.inference.engine import QAnchor
-from qanchor.inference.snapshot import Snapshot
 from qanchor.model import persistence
 from qanchor.serving.probes import Probe, load_probes, makers
 from qanchor.serving.reader import Reader, Suffix
@@ -70,7 +69,7 @@ def model_stamp(folder: Path) -> Stamp:
 
 def refreshed(daily: Daily) -> dict[int, State]:
     """Where each shard's last refresh left it."""
-    profiles = ProfileStore(daily.kept, daily.project.config.shards, daily.project.config.modality_names)
+    profiles = ProfileStore(daily.kept, daily.project.config.shards, daily.project.config.modality_names, daily.covers)
     try:
         return profiles.states()
     finally:
@@ -108,7 +107,7 @@ def load(daily: Daily, before: World | None, warm_bytes: int) -> World:
         reader,
         fingerprint,
         shelf,
-        ProfileStore(daily.kept, config.shards, config.modality_names),
+        ProfileStore(daily.kept, config.shards, config.modality_names, daily.covers),
         load_probes(project.out / "probes", makers(model, fingerprint)),
         Forgotten(project.storage / "store"),
         lookback,
@@ -125,7 +124,7 @@ def _shelf(daily: Daily, fingerprint: str, before: World | None) -> Shelf:
     if before and before.fingerprint == fingerprint and before.shelf.as_of:
         days = sorted({*days, before.shelf.as_of}, reverse=True)
     for day in days:
-        snapshot = Snapshot(daily.snapshots, day)
+        snapshot = daily.snapshot(day)
         made = [snapshot.made(name, shard) for name in names for shard in range(config.shards)]
         if not made or any(one is None or one.model != fingerprint for one in made):
             continue

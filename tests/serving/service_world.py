@@ -56,7 +56,7 @@ def log(root: Path, name: str, rows: list[Row]) -> None:
         pl.DataFrame(own, schema, orient="row").write_parquet(root / "logs" / f"{modality}-{name}.parquet")
 
 
-def daily(root: Path) -> Daily:
+def daily(root: Path, encrypt: bool = False) -> Daily:
     sources = [
         {"path": f"logs/{m}-*.parquet", "user": "user", "time": "time", "modality": m, "text": "{word}"}
         | {"value": "value"}
@@ -68,6 +68,7 @@ def daily(root: Path) -> Daily:
         "modalities": {m: {"lookback_days": days} for m, days in LOOKBACK.items()},
         "windows": {"train": ["2025-02-01"], "validation": ["2025-02-01"], "test": ["2025-04-01"]},
         "shards": 2,
+        "encrypt": encrypt,
         "scenarios": {
             name: {"query": query, "label": {"where": {"text": name}, "at_least": 1}} for name, query in QUERIES.items()
         },

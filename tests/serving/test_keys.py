@@ -163,3 +163,27 @@ def test_the_command_line_shows_a_key_once(keys, capsys):
     assert "expired" in out
     assert first not in out
     assert keys.principal(out.splitlines()[0]).who != f"key:{id}"
+
+
+def test_the_command_line_finds_the_file_where_serve_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = {"name": "shop", "sources": [{"path": "a.csv", "user": "u", "time": "t", "modality": "m", "text": "{x}"}]}
+    config["windows"] = {"train": ["2025-01-01"], "validation": ["2025-01-01"], "test": ["2025-03-01"]}
+
+    def add(*options: str) -> None:
+        with pytest.raises(SystemExit, match="0"):
+            main(["keys", "add", "me", "-s", "append", *options])
+
+    add()
+    add("--out", "elsewhere")
+    (tmp_path / "qanchor.yaml").write_text(json.dumps(config))
+    add()
+    (tmp_path / "qanchor.yaml").rename(tmp_path / "other.yaml")
+    add("-c", "other.yaml")
+    add("--keys", "own.json")
+    found = {path: len(Keys(tmp_path / path).records()) for path in ("serving/keys.json", "own.json")}
+    found |= {path: len(Keys(tmp_path / path / "serving/keys.json").records()) for path in ("elsewhere", "runs/shop")}
+    assert found == {"serving/keys.json": 1, "own.json": 1, "elsewhere": 1, "runs/shop": 2}
+    with pytest.raises(SystemExit, match="1"):
+        main(["vault", "rotate", "old", "new", "--out", "elsewhere"])
+    assert "no vault at elsewhere/serving/vault.json" in capsys.readouterr().err

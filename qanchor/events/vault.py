@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hmac
 import json
 import os
 from collections.abc import Iterator
@@ -24,26 +25,30 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qanchor.errors import ConfigError, SealError
 from qanchor.events import atomic
-from qanchor.serving.master_key import MasterKey
+from qanchor.events.cover import context
+from qanchor.events.master_key import MasterKey
 
 VERSION = b"\x01"
 ID, NONCE, TAG = 8, 12, 16
 HEADER = len(VERSION) + ID + NONCE
 
 
-def context(*parts: str) -> bytes:
-    """A blob's place, such as user id and column, as bytes that no other parts give."""
-    return b"".join(len(data).to_bytes(4, "big") + data for data in (part.encode() for part in parts))
-
-
 class Box:
-    """Seals and opens the blobs of one shard. Safe between threads."""
+    """Seals and opens the blobs of one shard: its cover. Safe between threads."""
+
+    sealed = True
 
     def __init__(self, keys: dict[bytes, bytes]) -> None:
         """`keys` by their ids, in the order of their making: the last one seals."""
         self._ciphers = {id: AESGCM(key) for id, key in keys.items()}
         self._newest = next(reversed(keys))
+        # by the first key: a name must be found again after `renew`
+        self._names = hmac.digest(next(iter(keys.values())), b"qanchor names", "sha256")
         self._prefix = VERSION + self._newest
+
+    def hide(self, name: str) -> str:
+        """128 bits of an HMAC in hex."""
+        return hmac.digest(self._names, name.encode(), "sha256").hex()[:32]
 
     def seal(self, plain: bytes, context: bytes) -> bytes:
         header = self._prefix + os.urandom(NONCE)

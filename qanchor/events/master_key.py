@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import os
 import stat
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from qanchor.errors import ConfigError, SealError
 
 NONCE = 12
-VARIABLE = "QANCHOR_MASTER_KEY"
+VARIABLE, FILE, SERVICE = "QANCHOR_MASTER_KEY", "QANCHOR_MASTER_KEY_FILE", "QANCHOR_KMS"
 
 
 class MasterKey(Protocol):
@@ -65,11 +66,32 @@ class LocalKey:
             ) from None
 
 
-def key_from_environment() -> LocalKey:
-    """The master key in QANCHOR_MASTER_KEY, base64. Raises ConfigError when it is missing or unreadable."""
-    if VARIABLE not in os.environ:
-        raise ConfigError(f"no master key: set {VARIABLE} to 32 bytes in base64, or name a key file")
-    return LocalKey(_decoded(os.environ[VARIABLE], VARIABLE))
+def key_from_environment() -> MasterKey:
+    """The master key in QANCHOR_MASTER_KEY (base64), in the file that QANCHOR_MASTER_KEY_FILE names, or whatever
+    the function returns that QANCHOR_KMS names (`package.module:function`, called without arguments).
+
+    Raises ConfigError when none or several are set, or the key is unreadable.
+    """
+    there = [name for name in (VARIABLE, FILE, SERVICE) if name in os.environ]
+    if len(there) != 1:
+        raise ConfigError(
+            f"{' and '.join(there) or 'no master key'} in the environment, expected one: {VARIABLE} (32 bytes in "
+            f"base64), {FILE} (`qanchor vault key FILE` makes one), or {SERVICE} (package.module:function)"
+        )
+    (name,) = there
+    value = os.environ[name]
+    if name == FILE:
+        return key_from_file(Path(value))
+    return _service(value) if name == SERVICE else LocalKey(_decoded(value, VARIABLE))
+
+
+def _service(value: str) -> MasterKey:
+    module, _, function = value.partition(":")
+    try:
+        made: MasterKey = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{SERVICE}={value}: {error}; expected package.module:function") from None
+    return made
 
 
 def key_from_file(path: Path) -> LocalKey:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from qanchor.cli import main
 from qanchor.errors import ConfigError, SealError
-from qanchor.serving import master_key
-from qanchor.serving.master_key import LocalKey, key_from_environment, key_from_file, make_key_file
-from qanchor.serving.vault import HEADER, TAG, Box, Vault, context
+from qanchor.events import master_key
+from qanchor.events.master_key import LocalKey, key_from_environment, key_from_file, make_key_file
+from qanchor.events.vault import HEADER, TAG, Box, Vault, context
 
 OLD, NEW = LocalKey(b"o" * 32), LocalKey(b"n" * 32)
 BOX = Box({b"k" * 8: b"d" * 32})
