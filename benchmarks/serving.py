@@ -1,6 +1,8 @@
 """The service under a load generator on loopback: stored, computed and warm embeddings; and what a point read costs.
 
     python benchmarks/serving.py runs/demo/raw/qanchor.yaml runs/demo    # after `qanchor refresh` of that run
+    python benchmarks/serving.py ... --soak 72000          # an hour at 20 requests a second: does memory grow?
+    python benchmarks/serving.py ... --against litserve    # the same model behind LitServe, in turns
 
 The generator runs in this process and takes a core's worth of the machine that it measures.
 """
@@ -10,7 +12,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
+import signal
 import socket
 import sqlite3
 import statistics
@@ -19,7 +23,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -37,6 +42,10 @@ from qanchor.serving.world import refreshed
 
 PARTS = ["reads", "stored", "warm", "computed"]
 QUERY = "Will this user book a trip soon, number {}?"
+SLICES = 20
+"""Readings of memory."""
+COMPARED = 256
+"""Users who are asked about in turn."""
 
 
 def main() -> None:
@@ -46,10 +55,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="Others keep their last figures.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serving.json")
+    parser.add_argument("--soak", type=int, metavar="REQUESTS", help="Only this; one in 36 is computed.")
+    parser.add_argument("--against", choices=["litserve"], help="Only this.")
     arguments = parser.parse_args()
     daily = Daily(Project.open(arguments.config, arguments.run, Console(quiet=True)))
     users = everyone(daily)
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    if arguments.soak or arguments.against:
+        arguments.parts = []
     if "reads" in arguments.parts:
         found["point reads"] = point_reads(daily, users)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,6 +75,11 @@ def main() -> None:
         if "computed" in arguments.parts:
             with served(arguments, Path(folder) / "b", warm_mb=1) as server:
                 found["computed"] = computed(server, daily, users)
+        if arguments.soak:
+            with served(arguments, Path(folder) / "c", warm_mb=1) as server:
+                found["soak"] = soak(server, users, list(daily.project.config.scenarios), arguments.soak)
+        if arguments.against:
+            found[arguments.against] = against(arguments, Path(folder), users)
     text = json.dumps(found, indent=1)
     arguments.out.write_text(text + "\n", encoding="utf-8")
     print(text)
@@ -173,6 +191,61 @@ def computed(server: Server, daily: Daily, users: list[str]) -> dict[str, object
     }
 
 
+def soak(server: Server, users: list[str], names: list[str], requests: int) -> dict[str, object]:
+    """Resident memory of the server while it answers so many requests, 35 in 36 from the store, the others by the
+    model for more users than stay warm."""
+    rng, rows, computed = random.Random(2), [], 0
+    start = time.perf_counter()
+    for part in range(SLICES):
+        size, bodies = requests // SLICES, []
+        for n in range(size):
+            if n % 36:
+                bodies.append({"user_ids": [rng.choice(users)], "scenarios": [rng.choice(names)]})
+            else:
+                bodies.append({"user_ids": [users[computed % len(users)]], "queries": [QUERY.format(rng.random())]})
+                computed += 1
+        asyncio.run(load(server, [body | {"encoding_format": "base64"} for body in bodies], 8, 0))
+        rows.append({"requests": (part + 1) * size, "s": round(time.perf_counter() - start, 1), "rss MB": server.rss()})
+        print(rows[-1], flush=True)
+    late = rows[SLICES // 2 :]
+    slope = np.polyfit([row["requests"] for row in late], [row["rss MB"] for row in late], 1)[0]
+    return {
+        "requests": SLICES * (requests // SLICES),
+        "computed": computed,
+        "users": len(users),
+        "rss MB": rows,
+        "MB gained in 10,000 requests of the second half": round(slope * 1e4, 2),
+        "load average": os.getloadavg(),
+    }
+
+
+def against(arguments: argparse.Namespace, folder: Path, users: list[str]) -> dict[str, object]:
+    """One user and one free question a request, of `qanchor serve` and of the other, in turns: users who have to be
+    read (four or so are kept) and warm ones."""
+    some, rows = users[:COMPARED], []
+    for kind, warm_mb, keep in (("computed", 1, 4), ("warm", 2048, len(users))):
+        ours, theirs = served(arguments, folder / kind, warm_mb), litserved(arguments, keep)
+        with ours as first, theirs as second:
+            for server in (first, second):  # every user read, and everything loaded
+                asyncio.run(load(server, single(some, "0"), 16, 0))
+            for connections in (1, 8, 16):
+                runs: dict[str, list[dict[str, float]]] = {"qanchor": [], "litserve": []}
+                for turn in range(3):
+                    bodies = single(some, f"{connections} {turn}")
+                    for name, server in (("qanchor", first), ("litserve", second)):
+                        runs[name].append(asyncio.run(load(server, bodies, connections, 0)))
+                rows += [
+                    {"users": kind, "connections": connections, "server": name, **median(own)}
+                    for name, own in runs.items()
+                ]
+                print(*rows[-2:], sep="\n", flush=True)
+    return {"rows": rows, "requests a turn": len(some), "load average": os.getloadavg(), "cores": os.cpu_count()}
+
+
+def single(users: Sequence[str], number: str) -> list[dict[str, object]]:
+    return [{"user_ids": [user], "queries": [QUERY.format(number)], "encoding_format": "base64"} for user in users]
+
+
 def profiles_of(daily: Daily, users: list[str]):
     keys = pl.DataFrame({"user_id": users}).with_columns(as_of=pl.lit(newest(daily).as_of).cast(pl.Datetime("us")))
     return daily.project.store.profiles(keys)
@@ -183,8 +256,13 @@ def median(runs: list[dict[str, float]]) -> dict[str, float]:
 
 
 class Server:
-    def __init__(self, port: int, key: str) -> None:
-        self.port, self.key = port, key
+    def __init__(self, port: int, key: str, pid: int) -> None:
+        self.port, self.key, self.pid = port, key, pid
+
+    def rss(self) -> float:
+        """MB."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
     def request(self, body: dict[str, object]) -> bytes:
         data = json.dumps(body).encode()
@@ -193,14 +271,62 @@ class Server:
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         ).encode() + data
 
+    def check(self, body: bytes) -> None:
+        assert b'"errors":[]' in body[-20:], body[-200:]
+
+
+class LitServer(Server):
+    def request(self, body: dict[str, object]) -> bytes:
+        data = json.dumps({"user_id": body["user_ids"][0], "query": body["queries"][0]}).encode()
+        return (
+            "POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        ).encode() + data
+
+    def check(self, body: bytes) -> None:
+        assert body.startswith(b'{"embedding":'), body[:200]
+
+
+@contextmanager
+def litserved(arguments: argparse.Namespace, keep: int):
+    """The same model behind LitServe, in processes of its own."""
+    port = free_port()
+    command = [
+        sys.executable, Path(__file__).parent / "litserved.py", arguments.config, arguments.run,
+        "--port", port, "--keep", keep,
+    ]  # fmt: skip
+    process = subprocess.Popen([str(part) for part in command], start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        yield LitServer(port, "", process.pid)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its workers, too
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            raise SystemExit(f"the server ended with {process.returncode}")
+        with suppress(OSError):
+            urllib.request.urlopen(url, timeout=1)
+            return
+        time.sleep(0.2)
+    raise SystemExit(f"{url} does not answer")
+
 
 @contextmanager
 def served(arguments: argparse.Namespace, folder: Path, warm_mb: int):
     """`qanchor serve` in a process of its own."""
     key = Keys(folder / "keys.json").add("load", ["embed:*"], timedelta(days=1)).reveal()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         sys.executable, "-c", "import sys; from qanchor.cli import main; main(sys.argv[1:])",
         "serve", "--config", arguments.config, "--out", arguments.run, "--port", port, "--rate", "1e9",
@@ -208,13 +334,8 @@ def served(arguments: argparse.Namespace, folder: Path, warm_mb: int):
     ]  # fmt: skip
     process = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield Server(port, key)
+        wait_for(f"http://127.0.0.1:{port}/readyz", process)
+        yield Server(port, key, process.pid)
     finally:
         process.terminate()
         process.wait()
@@ -245,7 +366,7 @@ async def load(server: Server, bodies: list[dict[str, object]], connections: int
             body = await reader.readexactly(length)
             took.append(time.perf_counter() - sent)
             assert b" 200 " in head[:20], body
-            assert b'"errors":[]' in body[-20:], body[-200:]
+            server.check(body)
         writer.close()
 
     await asyncio.gather(*map(ask, range(connections)))

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from qanchor.errors import ModelError
 from qanchor.events.profiles import Profiles, Texts
-from qanchor.inference.reading import Reading, batch, split
+from qanchor.inference import reading
+from qanchor.inference.reading import Reading
 from qanchor.model import persistence
 from qanchor.model.batch import collate, prefix_tokens
 from qanchor.model.body import KeysValues
@@ -109,8 +110,12 @@ class QAnchor:
             ModelError: profiles of other modalities.
         """
         self._expect(profiles.modalities)
+        found: list[Reading] = []
         with torch.inference_mode():
-            return [one for prefix, layers in self.prefixes(profiles) for one in split(prefix, layers)]
+            for prefix in self._prefixes(profiles):
+                with autocast(self.towers):
+                    found += reading.read(self.towers, prefix)
+        return found
 
     def ask(
         self, readings: Sequence[Reading], scenarios: Sequence[str] = (), queries: Sequence[str] = ()
@@ -125,8 +130,9 @@ class QAnchor:
             while order:
                 room = self._room(len(readings[order[0]]) + suffixes)
                 rows, order = order[:room], order[room:]
-                prefix, layers = batch([readings[n] for n in rows])
-                out[rows] = self.towers.anchor(prefix, tokens, query_1G, prompt_1GKD, layers).float().cpu().numpy()
+                part = reading.batch([readings[n] for n in rows])
+                anchor_BGO = self.towers.anchor(part.prefix, tokens, query_1G, prompt_1GKD, part.layers, part.contents)
+                out[rows] = anchor_BGO.float().cpu().numpy()
         return out
 
     def answers(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -143,15 +149,21 @@ class QAnchor:
         self, profiles: Profiles, progress: Callable[[int], None] | None = None
     ) -> Iterator[tuple[Prefix, KeysValues]]:
         """Prefixes with their keys and values, batch by batch, in the order of `profiles`: what tuning keeps."""
+        for prefix in self._prefixes(profiles):
+            with torch.no_grad(), autocast(self.towers):
+                layers = self.towers.keys_values(prefix)
+            yield prefix, layers
+            if progress:
+                progress(len(prefix))
+
+    def _prefixes(self, profiles: Profiles) -> Iterator[Prefix]:
         profiles = _with_own_texts(profiles)
         indexed, kept = self._texts(profiles), persistence.kept_events(self.towers)
         for start in range(0, len(profiles), PREFIX_BATCH):
             rows = np.arange(start, min(start + PREFIX_BATCH, len(profiles)))
             with torch.no_grad(), autocast(self.towers):
                 prefix = self.towers.prefix(collate(profiles, rows, kept), indexed)
-                yield prefix, self.towers.keys_values(prefix)
-            if progress:
-                progress(len(rows))
+            yield prefix
 
     @torch.no_grad()
     def _texts(self, profiles: Profiles) -> Any:

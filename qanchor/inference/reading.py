@@ -1,6 +1,6 @@
 """Users whose prefix was read once, to be asked later: online, another question costs its suffix only (D7).
 
-Shapes: B users, P prefix columns of the longest of them, H heads, D dimensions.
+Shapes: B users, P prefix columns of the longest of them, H heads, D width, d = D / H, W width of a text vector.
 """
 
 from __future__ import annotations
@@ -10,42 +10,77 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from qanchor.model.body import KeysValues
 from qanchor.model.hierarchy import Prefix
+from qanchor.model.seed import Contents
+from qanchor.model.towers import Towers
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One user's prefix without padding: token, worth, text [P, ...], and layer by layer keys, values [P, H, D]."""
+    """All that a question looks at of one user, without padding.
 
-    tensors: tuple[Tensor, ...]
+    Of the tokens that is the first alone: the others are read as keys, values and the seed's contents.
+    """
+
+    first_D: Tensor
+    columns: tuple[Tensor, ...]
+    """worth, text [P, ...]; the seed's worth [P, ...] and value [H, P, d], if it has one; layer by layer keys, values
+    [H, P, d]: laid out as they are multiplied."""
+    seeded: bool
 
     def __len__(self) -> int:
         """Columns of the prefix."""
-        return len(self.tensors[0])
+        return len(self.columns[0])
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.numel() * tensor.itemsize for tensor in self.tensors)
+        return sum(tensor.numel() * tensor.itemsize for tensor in (self.first_D, *self.columns))
 
 
-def split(prefix: Prefix, layers: KeysValues) -> Iterator[Reading]:
+@dataclass(frozen=True)
+class Batch:
+    """Users side by side, as `Towers.anchor` takes them."""
+
+    prefix: Prefix
+    layers: KeysValues
+    contents: Contents | None
+
+
+def read(towers: Towers, prefix: Prefix) -> Iterator[Reading]:
     """Each user of a batch, padded on the right, by itself."""
-    columns = [prefix.token_BPD, prefix.worth_BPS, prefix.text_BPW]
-    columns += [tensor.transpose(1, 2) for layer in layers for tensor in layer]
+    contents = towers.contents(prefix)
+    # text vectors are multiplied in what the tokens are in anyway
+    columns = [prefix.worth_BPS, prefix.text_BPW.to(prefix.token_BPD.dtype)]
+    if contents:
+        columns += [contents.worth_BPC, contents.value_BHPd]
+    columns += [tensor for layer in towers.keys_values(prefix) for tensor in layer]
+    first_BD = prefix.user_BD
     for b, length in enumerate(prefix.mask_BP.sum(1).tolist()):
         # copies: a view would keep the whole batch
-        yield Reading(tuple(column[b, :length].clone() for column in columns))
+        own = tuple(column[b, ..., :length, :].clone(memory_format=torch.contiguous_format) for column in columns)
+        yield Reading(first_BD[b].clone(), own, contents is not None)
 
 
-def batch(readings: Sequence[Reading]) -> tuple[Prefix, KeysValues]:
+def batch(readings: Sequence[Reading]) -> Batch:
     """Users side by side again, padded on the right."""
-    token, worth, text, *rest = (
-        pad_sequence([one.tensors[n] for one in readings], batch_first=True) for n in range(len(readings[0].tensors))
-    )
-    length_B = torch.tensor([len(one) for one in readings], device=token.device)
-    mask_BP = torch.arange(token.shape[1], device=token.device) < length_B[:, None]
-    heads_first = [tensor.transpose(1, 2) for tensor in rest]
-    return Prefix(token, mask_BP, worth, text), list(zip(heads_first[::2], heads_first[1::2], strict=True))
+    worth, text, *rest = (_padded(parts) for parts in zip(*(one.columns for one in readings), strict=True))
+    length_B = torch.tensor([len(one) for one in readings], device=worth.device)
+    mask_BP = torch.arange(worth.shape[1], device=worth.device) < length_B[:, None]
+    contents = None
+    if readings[0].seeded:
+        seed_worth, value, *rest = rest
+        contents = Contents(value, seed_worth)
+    first_B1D = torch.stack([one.first_D for one in readings])[:, None]
+    return Batch(Prefix(first_B1D, mask_BP, worth, text), list(zip(rest[::2], rest[1::2], strict=True)), contents)
+
+
+def _padded(parts: Sequence[Tensor]) -> Tensor:
+    """[B, ..., P, X] of tensors [..., own P, X]."""
+    longest = max(part.shape[-2] for part in parts)
+    out = parts[0].new_empty(len(parts), *parts[0].shape[:-2], longest, parts[0].shape[-1])
+    for row, part in zip(out, parts, strict=True):
+        row[..., : part.shape[-2], :] = part
+        row[..., part.shape[-2] :, :] = 0
+    return out

@@ -5,7 +5,7 @@ path learns to in seconds, and the backbone then refines it. It depends on prefi
 and packing stay exact. Pretrained backbones do without it (`anchor: constant`, the paper's way).
 
 Shapes: B users, N suffixes, L words of the longest query, K soft-prompt vectors, H heads, P prefix columns, D width of
-the backbone, W width of a text vector, C time scales and kinds, X = D + H * C what one reading gives.
+the backbone, d = D / H, W width of a text vector, C time scales and kinds, X = D + H * C what one reading gives.
 """
 
 from __future__ import annotations
@@ -45,6 +45,15 @@ class Words:
     word_BNL: Tensor
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What the seed makes of a prefix before any question: kept with a user who was read, it is not made again."""
+
+    value_BHPd: Tensor
+    worth_BPC: Tensor
+    """How often each token's text occurs, by time scale, and as an event of each kind."""
+
+
 class AnchorSeed(nn.Module):
     """Which events speak to the query, how many, how recent, and what they say.
 
@@ -81,15 +90,31 @@ class AnchorSeed(nn.Module):
         self.out = nn.Linear(width, width)
         self.skip = nn.Linear(read, width, bias=False)
 
-    def forward(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor, change_BNKD: Tensor) -> Tensor:
+    def contents(self, prefix: Prefix) -> Contents:
+        """What depends on the prefix alone."""
+        value_BPD = self.value(prefix.token_BPD)
+        value_BHPd = value_BPD.unflatten(-1, (self.heads, value_BPD.shape[-1] // self.heads)).transpose(1, 2)
+        kind_BPC = F.softplus(self.kind(prefix.token_BPD)).float() * prefix.worth_BPS[..., -1:].log1p()
+        return Contents(value_BHPd.contiguous(), torch.cat([prefix.worth_BPS, kind_BPC], -1))
+
+    def forward(
+        self,
+        prefix: Prefix,
+        words: Words,
+        prompt_BNKD: Tensor,
+        change_BNKD: Tensor,
+        contents: Contents | None = None,
+    ) -> Tensor:
         """[B, N, D] what `<USER_EMB>` of each suffix starts from, before its learned constant is added.
 
         Prompts may be [1, N, K, D], shared by the users; `change` is how they differ from what pretraining learned.
+        With the prefix's `contents`, of its tokens only the first, the user token, is read.
         """
-        own_BNX = self._read(prefix, self._match_query(prefix, words))
+        contents = contents or self.contents(prefix)
+        own_BNX = self._read(prefix, contents, self._match_query(prefix, words))
         hidden_BND, parts = self.query_in(own_BNX), [self.skip(own_BNX)]
         if prompt_BNKD.shape[2]:
-            read_BRX = self._read(prefix, self._match_prompt(prefix, prompt_BNKD))
+            read_BRX = self._read(prefix, contents, self._match_prompt(prefix, prompt_BNKD))
             prompted_BNX = read_BRX.view(*own_BNX.shape[:2], -1, own_BNX.shape[-1]).mean(2)
             hidden_BND = hidden_BND + self.prompt_in(prompted_BNX)
             parts.append(self.prompt_skip(prompted_BNX))
@@ -134,17 +159,14 @@ class AnchorSeed(nn.Module):
         best_BHNP = match_BHRP.view(*match_BHRP.shape[:2], *words.word_BNL.shape[1:], -1).amax(3)
         return torch.cat([whole_BHNP, best_BHNP], 1) * self.scale[:, None, None]
 
-    def _read(self, prefix: Prefix, match_BHRP: Tensor) -> Tensor:
+    def _read(self, prefix: Prefix, contents: Contents, match_BHRP: Tensor) -> Tensor:
         """[B, R, X] of R readers a user: the matching events' values, and their log counts by time scale and kind."""
         weight_BHRP = _weights(match_BHRP, prefix)
-        value_BPD = self.value(prefix.token_BPD)
-        value_BHPd = value_BPD.unflatten(-1, (self.heads, value_BPD.shape[-1] // self.heads)).transpose(1, 2)
-        pooled_BRD = (weight_BHRP.to(value_BHPd.dtype) @ value_BHPd).transpose(1, 2).flatten(2)
+        pooled_BHRd = weight_BHRP.to(contents.value_BHPd.dtype) @ contents.value_BHPd
+        pooled_BRD = pooled_BHRd.transpose(1, 2).flatten(2)
 
         gate_BHRP = (match_BHRP - self.threshold[:, None, None]).sigmoid()
-        kind_BPC = F.softplus(self.kind(prefix.token_BPD)).float() * prefix.worth_BPS[..., -1:].log1p()
-        worth_BPC = torch.cat([prefix.worth_BPS, kind_BPC], -1)
-        count_BXC = gate_BHRP.flatten(1, 2) @ worth_BPC.to(gate_BHRP.dtype)
+        count_BXC = gate_BHRP.flatten(1, 2) @ contents.worth_BPC.to(gate_BHRP.dtype)
         count_BHRC = count_BXC.view(*gate_BHRP.shape[:3], -1).float().log1p()
         return torch.cat([pooled_BRD.float(), count_BHRC.transpose(1, 2).flatten(2)], -1)
 

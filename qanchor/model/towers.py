@@ -24,7 +24,7 @@ from qanchor.model.batch import Batch
 from qanchor.model.body import KeysValues
 from qanchor.model.head import Head
 from qanchor.model.hierarchy import Hierarchy, Prefix
-from qanchor.model.seed import AnchorSeed, Words
+from qanchor.model.seed import AnchorSeed, Contents, Words
 from qanchor.model.text_encoder import TextEncoder, query_words
 
 QUERY_WORDS = 32
@@ -145,7 +145,14 @@ class Towers(nn.Module):
         prefix: Prefix = self.hierarchy(batch.to(self.device), text_UW, name_MW)
         return prefix
 
-    def seeds(self, prefix: Prefix, queries: Tokens, query_BN: Tensor, prompt_BNKD: Tensor) -> Tensor:
+    def seeds(
+        self,
+        prefix: Prefix,
+        queries: Tokens,
+        query_BN: Tensor,
+        prompt_BNKD: Tensor,
+        contents: Contents | None = None,
+    ) -> Tensor:
         """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one."""
         if self.seed is None or queries.word_RL is None:
             return self.user_emb.expand(len(prefix), query_BN.shape[1], -1)
@@ -157,7 +164,7 @@ class Towers(nn.Module):
         vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
         importance_V = self.text_encoder.importance(queries.indexed)[used_V]
         words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:])
-        seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD, prompt_BNKD - self.prompt)
+        seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD, prompt_BNKD - self.prompt, contents)
         return self.user_emb + seed_BND
 
     def suffixes(
@@ -168,6 +175,7 @@ class Towers(nn.Module):
         prompt_BNKD: Tensor | None = None,
         answers: Tokens | None = None,
         answer_BN: Tensor | None = None,
+        contents: Contents | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Input vectors [B, N, S, D] of the suffixes and their mask [B, N, S]; `<USER_EMB>` is column Q + K.
 
@@ -177,7 +185,7 @@ class Towers(nn.Module):
         prompt_BNKD = self.prompt.expand(1, suffixes, -1, -1) if prompt_BNKD is None else prompt_BNKD
         embed = self.backbone.get_input_embeddings()
         id_BNQ, mask_BNQ = queries.take(query_BN, "left")
-        seed_BND = self.seeds(prefix, queries, query_BN, prompt_BNKD)
+        seed_BND = self.seeds(prefix, queries, query_BN, prompt_BNKD, contents)
         parts = [embed(id_BNQ).expand(users, -1, -1, -1), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
         masks = [mask_BNQ.expand(users, -1, -1), mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
         if answers is not None and answer_BN is not None:
@@ -209,6 +217,10 @@ class Towers(nn.Module):
         layout = Layout.plain(prefix.mask_BP, self.hybrid)
         return body.keys_values(self.backbone, prefix.token_BPD.to(self.dtype), layout)
 
+    def contents(self, prefix: Prefix) -> Contents | None:
+        """What the anchor seed makes of a prefix, if there is one, to ask it more than once."""
+        return None if self.seed is None else self.seed.contents(prefix)
+
     def anchor(
         self,
         prefix: Prefix,
@@ -216,9 +228,13 @@ class Towers(nn.Module):
         query_BN: Tensor,
         prompt_BNKD: Tensor | None = None,
         cached: KeysValues | None = None,
+        contents: Contents | None = None,
     ) -> Tensor:
-        """u_{i,q} [B, N, O]: the embedding of each user for each of its suffixes."""
-        suffix_BNSD, mask_BNS = self.suffixes(prefix, queries, query_BN, prompt_BNKD)
+        """u_{i,q} [B, N, O]: the embedding of each user for each of its suffixes.
+
+        With `cached` and `contents` of the prefix, only what depends on the suffixes is computed.
+        """
+        suffix_BNSD, mask_BNS = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
         state_BN1D = self.read(prefix, suffix_BNSD, mask_BNS, cached, slice(-1, None))
         embedding_BNO: Tensor = self.head(state_BN1D[:, :, 0], "anchor")
         return embedding_BNO

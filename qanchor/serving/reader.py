@@ -18,8 +18,9 @@ from torch import Tensor
 
 from qanchor.errors import DataError, QAnchorError
 from qanchor.events.profiles import Texts
+from qanchor.inference import reading
 from qanchor.inference.engine import BATCH_TOKENS, QAnchor
-from qanchor.inference.reading import Reading, batch, split
+from qanchor.inference.reading import Reading
 from qanchor.inference.search import direction
 from qanchor.model import persistence
 from qanchor.model.batch import collate
@@ -102,7 +103,7 @@ class Reader:
 
     def _readings(self, lives: Sequence[Live], words: Mapping[int, Word]) -> list[Reading]:
         keys = [live.key for live in lives]
-        found = {key: reading for key in keys if (reading := self.warm.get(key))}
+        found = {key: one for key in keys if (one := self.warm.get(key))}
         cold = {key: live for key, live in zip(keys, lives, strict=True) if key not in found}
         self.hits += len(lives) - len(cold)
         self.misses += len(cold)
@@ -120,9 +121,9 @@ class Reader:
         profiles = joined(users, towers.modalities, texts)
         with torch.inference_mode(), autocast(towers):
             prefix = towers.prefix(collate(profiles, np.arange(len(users)), self._kept), indexed)
-            readings = list(split(prefix, towers.keys_values(prefix)))
-        for key, reading in zip(lives, readings, strict=True):
-            self.warm.put(key, reading)
+            readings = list(reading.read(towers, prefix))
+        for key, one in zip(lives, readings, strict=True):
+            self.warm.put(key, one)
         return dict(zip(lives, readings, strict=True))
 
     def _parts(self, rows: Sequence[int], asks: Sequence[Ask], readings: Sequence[Reading]) -> list[list[int]]:
@@ -148,8 +149,8 @@ class Reader:
         query_R = torch.tensor([queries.index(suffix.query) for suffix in distinct], device=towers.device)
         alike = len(set(suffixes)) == 1
         prompt_BGKD = prompt_RKD[row_BG[:1] if alike else row_BG]
-        prefix, layers = batch(readings)
-        return towers.anchor(prefix, tokens, query_R[row_BG], prompt_BGKD, layers)
+        part = reading.batch(readings)
+        return towers.anchor(part.prefix, tokens, query_R[row_BG], prompt_BGKD, part.layers, part.contents)
 
     def _prompt(self, suffix: Suffix) -> Tensor:
         """[K, D]."""

@@ -56,13 +56,14 @@ def log(root: Path, name: str, rows: list[Row]) -> None:
         pl.DataFrame(own, schema, orient="row").write_parquet(root / "logs" / f"{modality}-{name}.parquet")
 
 
-def daily(root: Path, encrypt: bool = False) -> Daily:
+def settings(encrypt: bool = False) -> dict[str, object]:
+    """What a config file would say."""
     sources = [
         {"path": f"logs/{m}-*.parquet", "user": "user", "time": "time", "modality": m, "text": "{word}"}
         | {"value": "value"}
         for m in LOOKBACK
     ]
-    data = {
+    return {
         "name": "world",
         "sources": sources,
         "modalities": {m: {"lookback_days": days} for m, days in LOOKBACK.items()},
@@ -73,7 +74,10 @@ def daily(root: Path, encrypt: bool = False) -> Daily:
             name: {"query": query, "label": {"where": {"text": name}, "at_least": 1}} for name, query in QUERIES.items()
         },
     }
-    return Daily(Project(parse(data, root), Stages(root / "run", Console(quiet=True))))
+
+
+def daily(root: Path, encrypt: bool = False) -> Daily:
+    return Daily(Project(parse(settings(encrypt), root), Stages(root / "run", Console(quiet=True))))
 
 
 def refreshed(root: Path, day: int = 12) -> Daily:
