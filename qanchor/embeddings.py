@@ -1,11 +1,12 @@
-"""Embeddings on disk: `user_id, as_of, scenario, embedding` in Parquet.
+"""Embeddings on disk: `user_id, as_of, scenario, embedding` in Parquet, and in the metadata who made them.
 
 Shapes: N users, G scenarios, O dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,21 @@ from qanchor import storage
 from qanchor.events import atomic
 from qanchor.storage import Place
 
+KEY = b"qanchor"
+"""Of our entry in a file's metadata."""
 
-def write(path: Place, keys: pl.DataFrame, scenarios: Sequence[str], embedding_NGO: npt.NDArray[np.float32]) -> None:
-    """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically."""
+
+def write(
+    path: Place,
+    keys: pl.DataFrame,
+    scenarios: Sequence[str],
+    embedding_NGO: npt.NDArray[np.float32],
+    made_by: Mapping[str, str] | None = None,
+) -> None:
+    """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically.
+
+    `made_by`: scenario -> its maker (`inference/makers.py`).
+    """
     users, count, width = embedding_NGO.shape
     flat = pa.array(np.ascontiguousarray(embedding_NGO.transpose(1, 0, 2)).reshape(-1))
     table = pa.table(
@@ -31,7 +44,7 @@ def write(path: Place, keys: pl.DataFrame, scenarios: Sequence[str], embedding_N
             ),
             "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
         }
-    )
+    ).replace_schema_metadata({KEY: json.dumps({"made_by": dict(made_by or {})})})
     with storage.scratch(path.parent) as scratch:
         fresh = scratch / (path.name + atomic.TEMPORARY)
         pq.write_table(table, fresh, compression="zstd")
@@ -45,3 +58,10 @@ def read(path: Place, scenario: str) -> npt.NDArray[np.float32]:
     column = table["embedding"].combine_chunks()
     flat: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), -1)
     return flat
+
+
+def made_by(path: Place) -> dict[str, str]:
+    """Scenario -> its maker; empty where the file does not say."""
+    with storage.opened(path) as file:
+        about = json.loads((pq.read_schema(file).metadata or {}).get(KEY, b"{}"))
+    return dict(about.get("made_by", {}))

@@ -121,6 +121,134 @@ class ScoreReply(BaseModel):
     errors: list[Failure]
 
 
+QUESTIONS = 32
+"""Of one request for attention: it watches the model at work, for a person."""
+
+
+class AttentionRequest(Users):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"user_ids": ["u17"], "scenarios": ["takeout"], "queries": ["Will this user book a trip?"]}]
+        },
+    )
+    user_ids: Annotated[list[UserId], Field(min_length=1, max_length=100)]
+    scenarios: Annotated[list[Name], Field(max_length=QUESTIONS)] = []
+    """Names that `GET /v1/scenarios` lists."""
+    queries: Annotated[list[Question], Field(max_length=QUESTIONS)] = []
+    """Free questions; they need the scope `embed:*`."""
+
+    @model_validator(mode="after")
+    def _something(self) -> AttentionRequest:
+        if not 1 <= len(self.scenarios) + len(self.queries) <= QUESTIONS:
+            raise ValueError(f"give `scenarios` or `queries`, {QUESTIONS} at most together")
+        return self
+
+
+Shares = dict[str, Annotated[float, Field(ge=0, le=1)]]
+
+
+class Attention(BaseModel):
+    """Where one question looks in a user's prefix: modality -> share; shares sum to 1."""
+
+    user_id: str
+    scenario: str | None = None
+    query: str
+    as_of: str
+    base: Shares
+    """By the question alone,"""
+    tuned: Shares | None
+    """and with the scenario's soft prompt; null where it has none."""
+
+
+class AttentionReply(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "9f0c2f1d7be4a655",
+                    "modalities": ["bill", "search"],
+                    "data": [
+                        {
+                            "user_id": "u17",
+                            "scenario": "takeout",
+                            "query": "Is the user interested in takeaway meals?",
+                            "as_of": "2025-06-30T00:00:00Z",
+                            "base": {"bill": 0.55, "search": 0.45},
+                            "tuned": {"bill": 0.75, "search": 0.25},
+                        }
+                    ],
+                    "errors": [],
+                }
+            ]
+        }
+    )
+    model: str
+    modalities: list[str]
+    data: list[Attention]
+    errors: list[Failure]
+
+
+class StatementsRequest(Users):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "user_ids": ["u17", "u42"],
+                    "query": "Will this user travel soon?",
+                    "statements": ["books a hotel", "books a flight"],
+                }
+            ]
+        },
+    )
+    scenario: Name | None = None
+    """Whose embeddings are held against the statements,"""
+    query: Question | None = None
+    """or those of a free question, which needs the scope `embed:*`."""
+    statements: Annotated[list[Question], Field(min_length=1, max_length=20)]
+    """Short phrases that may be true of a user: verbs in the words of the logs."""
+
+    @model_validator(mode="after")
+    def _one(self) -> StatementsRequest:
+        if (self.scenario is None) == (self.query is None):
+            raise ValueError("give either `scenario` or `query`")
+        _bounded(self, len(self.statements))
+        return self
+
+
+class StatementSimilarity(BaseModel):
+    user_id: str
+    as_of: str
+    statement: str
+    similarity: float
+    """Half the cosine with the statement less that with its denial, from -1 to 1: a rank, not a probability."""
+
+
+class StatementsReply(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "9f0c2f1d7be4a655",
+                    "data": [
+                        {
+                            "user_id": "u17",
+                            "as_of": "2025-06-30T00:00:00Z",
+                            "statement": "books a hotel",
+                            "similarity": 0.21,
+                        }
+                    ],
+                    "errors": [],
+                }
+            ]
+        }
+    )
+    model: str
+    data: list[StatementSimilarity]
+    errors: list[Failure]
+
+
 class Event(Request):
     id: Annotated[Text, Field(min_length=1, max_length=200)]
     """The sender's own id of the event: sending it again changes nothing."""
@@ -249,7 +377,54 @@ class TimelineReply(BaseModel):
     """Newest first."""
 
 
+class AuditState(BaseModel):
+    """How far the log of who did what was found whole, and when."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "lines": 1204,
+                    "first": 1,
+                    "verified": 1188,
+                    "at": "2025-06-30T09:30:00Z",
+                    "signed": True,
+                    "problems": [],
+                }
+            ]
+        }
+    )
+    lines: int
+    """On the disk now."""
+    first: int
+    """Where the check began: when the service starts, at the newest file; when it is asked to verify, at the oldest."""
+    verified: int
+    """The last line that follows on all before it."""
+    at: str
+    """When it was looked at."""
+    signed: bool
+    """Whether the end is signed (QANCHOR_AUDIT_KEY): without it the check finds accidents, not forgers."""
+    problems: list[str]
+    """Lines that were changed, lost or put elsewhere: the first twenty."""
+
+
 class StatusReply(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "9f0c2f1d7be4a655",
+                    "as_of": "2025-06-30",
+                    "users": 8000,
+                    "loaded": "2025-06-30T06:00:01+00:00",
+                    "stale": None,
+                    "appended": 17,
+                    "shards": {"0": "2025-06-30", "1": "2025-06-30"},
+                    "audit": AuditState.model_config["json_schema_extra"]["examples"][0],  # type: ignore[index,call-overload]
+                }
+            ]
+        }
+    )
     model: str
     as_of: str | None
     """Of the last refresh that is answered from; null before the first."""
@@ -261,6 +436,7 @@ class StatusReply(BaseModel):
     """Events in the inbox."""
     shards: dict[str, str]
     """Shard -> as_of of its profiles."""
+    audit: AuditState
 
 
 class Problem(BaseModel):

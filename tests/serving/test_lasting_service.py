@@ -14,10 +14,11 @@ import pytest
 from service_world import DAY, FREE, START, embedded, log, look, refreshed, save_model, serving, vectors
 
 from qanchor.forget import forget
+from qanchor.inference.makers import makers
 from qanchor.serving import delivery
 from qanchor.serving import inbox as inboxes
 from qanchor.serving.inbox import Appended, Arrival, Inbox
-from qanchor.serving.probes import fit, load_probes, makers
+from qanchor.serving.probes import fit, load_probes
 
 APPENDER = Path(__file__).parent / "appender.py"
 
