@@ -14,6 +14,7 @@ from qanchor.errors import DataError
 from qanchor.serving import messages as m
 from qanchor.serving import replies
 from qanchor.serving.door import Door, Who
+from qanchor.serving.explanations import AttentionReply, AttentionRequest, StatementsReply, StatementsRequest
 from qanchor.serving.principal import ANY
 from qanchor.serving.reader import Suffix
 from qanchor.serving.replies import Json
@@ -116,8 +117,8 @@ def add_questions(app: FastAPI, service: Service, door: Door) -> None:
         ]
         return Json({"model": world.fingerprint, "data": data, "errors": replies.failed(users, results)})
 
-    @app.post("/v1/attention", tags=["explanations"], response_model=m.AttentionReply, name="attention")
-    async def attention(asked: m.AttentionRequest, request: Request, who: Who) -> Response:
+    @app.post("/v1/attention", tags=["explanations"], response_model=AttentionReply, name="attention")
+    async def attention(asked: AttentionRequest, request: Request, who: Who) -> Response:
         """Where the model looks in a user's logs when it is asked a question: shares by modality, by the question
         alone (`base`) and with the scenario's soft prompt (`tuned`). Needs the scopes of `/v1/embed`."""
         names, users = [*asked.scenarios, *([ANY] if asked.queries else [])], asked.user_ids
@@ -155,8 +156,8 @@ def add_questions(app: FastAPI, service: Service, door: Door) -> None:
         errors = replies.failed(users, results)
         return Json({"model": world.fingerprint, "modalities": modalities, "data": data, "errors": errors})
 
-    @app.post("/v1/statements", tags=["explanations"], response_model=m.StatementsReply, name="statements")
-    async def statements(asked: m.StatementsRequest, request: Request, who: Who) -> Response:
+    @app.post("/v1/statements", tags=["explanations"], response_model=StatementsReply, name="statements")
+    async def statements(asked: StatementsRequest, request: Request, who: Who) -> Response:
         """How far each statement lies from each user, under a scenario or a free question: what is known of users with
         no label at all. Needs the scopes of `/v1/embed`."""
         users, names = asked.user_ids, [] if asked.scenario is None else [asked.scenario]
