@@ -1,11 +1,12 @@
-"""Embeddings on disk: `user_id, as_of, scenario, embedding` in Parquet.
+"""Embeddings on disk: `user_id, as_of, scenario, embedding` in Parquet, and in the metadata who made them.
 
 Shapes: N users, G scenarios, O dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from qanchor.events import atomic, covered
 from qanchor.events.cover import Covers, clear
 from qanchor.storage import Place
 
+KEY = b"qanchor"
+"""Of our entry in a file's metadata."""
+
 
 def write(
     path: Place,
@@ -25,8 +29,12 @@ def write(
     scenarios: Sequence[str],
     embedding_NGO: npt.NDArray[np.float32],
     covers: Covers = clear,
+    made_by: Mapping[str, str] | None = None,
 ) -> None:
-    """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically."""
+    """`user_id, as_of, scenario, embedding` as one Parquet file, from one flat buffer, replaced atomically.
+
+    `made_by`: scenario -> its maker (`inference/makers.py`).
+    """
     users, count, width = embedding_NGO.shape
     flat = pa.array(np.ascontiguousarray(embedding_NGO.transpose(1, 0, 2)).reshape(-1))
     table = pa.table(
@@ -38,7 +46,7 @@ def write(
             ),
             "embedding": pa.FixedSizeListArray.from_arrays(flat, width),
         }
-    )
+    ).replace_schema_metadata({KEY: json.dumps({"made_by": dict(made_by or {})})})
     if (cover := covers(path.stem)).sealed:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
@@ -57,3 +65,10 @@ def read(path: Place, scenario: str, covers: Covers = clear) -> npt.NDArray[np.f
     column = table["embedding"].combine_chunks()
     flat: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), -1)
     return flat
+
+
+def made_by(path: Place, covers: Covers = clear) -> dict[str, str]:
+    """Scenario -> its maker; empty where the file does not say. Raises SealError as `covered.opened`."""
+    with covered.opened(path, covers(path.stem)) as file:
+        about = json.loads((pq.read_schema(file).metadata or {}).get(KEY, b"{}"))
+    return dict(about.get("made_by", {}))

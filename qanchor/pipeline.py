@@ -32,6 +32,7 @@ from qanchor.events.labels import label
 from qanchor.events.profiles import Profiles
 from qanchor.events.store import EventStore
 from qanchor.inference.engine import QAnchor
+from qanchor.inference.makers import makers
 from qanchor.inference.search import direction
 from qanchor.model import persistence
 from qanchor.model.prefixes import PrefixCache
@@ -307,8 +308,12 @@ class Project:
         queries = [self.config.scenarios[name].query for name in names]
         with self.stages.progress("embed", len(self.past)) as advance:
             both = model.embed(self.past, names, queries, progress=lambda n: advance(n, ""))
-        for kind, part in (("tuned", both[:, : len(names)]), ("base", both[:, len(names) :])):
-            embeddings.write(self.storage / "embeddings" / f"{kind}.parquet", self.requests, names, part, self.covers)
+        fingerprint, folder = persistence.fingerprint(model.towers), self.storage / "embeddings"
+        tuned, base = both[:, : len(names)], both[:, len(names) :]
+        made_by = {"tuned": makers(model, fingerprint), "base": dict.fromkeys(names, fingerprint)}
+        for kind, part in (("tuned", tuned), ("base", base)):
+            path = folder / f"{kind}.parquet"
+            embeddings.write(path, self.requests, names, part, self.covers, made_by[kind])
 
     # -- evaluation ---------------------------------------------------------------------------------------------
 

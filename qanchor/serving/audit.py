@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from qanchor.errors import AuditError, ConfigError
-from qanchor.serving.trail import GENESIS, HEAD, Head, file_of, hash_of, load_head, read, starts
+from qanchor.serving.trail import GENESIS, HEAD, Head, file_of, hash_of, load_head, read, starts, verify
 
 LARGEST = 64 << 20
 """Bytes after which a new file is begun."""
@@ -39,6 +39,16 @@ class Entry:
     scenarios: Sequence[str]
     users: int
     outcome: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The lines `first` to `last` were found whole `at` that moment; `problems` begin after them."""
+
+    first: int
+    last: int
+    at: datetime
+    problems: tuple[str, ...] = ()
 
 
 def key_from_environment() -> bytes | None:
@@ -100,6 +110,22 @@ class Audit:
         self._waiting.put((json.dumps(asdict(entry)).encode(), done))
         return done
 
+    @property
+    def lines(self) -> int:
+        """How many there are on the disk."""
+        return self._at.n
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is a key: without one a check finds accidents only."""
+        return self._key is not None
+
+    def verify(self) -> Checked:
+        """Read the whole log, from its first file that is not archived, while it goes on."""
+        trail = verify(self.folder, self._key, min(starts(self.folder), default=1))
+        self.checked = Checked(trail.first, trail.sound.n, datetime.now(UTC), trail.problems)
+        return self.checked
+
     def close(self) -> None:
         """Write what waits, and let go of the log."""
         self._closed = True
@@ -127,6 +153,7 @@ class Audit:
         # lines past the head may not have been synced, and a head must not run ahead of the disk
         os.fsync(self._file)
         self._at = trail.sound
+        self.checked = Checked(start, trail.sound.n, datetime.now(UTC))
         self._anchor()
         return cut
 

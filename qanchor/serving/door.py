@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Annotated
 
-from qanchor.errors import AuditError, CredentialError, LimitError
+from fastapi import Depends, Request
+
+from qanchor.errors import AuditError, BusyError, ConfigError, CredentialError, LimitError, ScopeError
 from qanchor.serving.audit import Audit, Entry
 from qanchor.serving.keys import KEY, Keys
 from qanchor.serving.limits import Limits
@@ -41,6 +44,15 @@ class Door:
         if wait := self.limits.take(principal.who, cost):
             raise LimitError(f"{principal.who} asks more than it may: wait {wait:.1f} s", wait)
 
+    def allow(self, who: Principal, verb: str, scenarios: Sequence[str], users: int, cost: float) -> None:
+        """Pass only who may do this, now; a refusal is written down. Raises ScopeError, LimitError."""
+        try:
+            who.require(verb, *scenarios)
+            self.admit(who, cost)
+        except (ScopeError, LimitError) as error:
+            self.writes(who, verb, scenarios, users, "refused" if isinstance(error, ScopeError) else "limited")
+            raise
+
     async def wrote(self, principal: Principal, verb: str, scenarios: Sequence[str], users: int, outcome: str) -> None:
         """A line of the audit log that is on disk when this returns. Raises AuditError."""
         await asyncio.wrap_future(self.audit.write(Entry(principal.who, verb, scenarios, users, outcome)))
@@ -60,3 +72,19 @@ class Door:
         if isinstance(error, AuditError):
             self._failed = error
             log.error("the audit log cannot be written: %s", error)
+
+
+async def principal(request: Request) -> Principal:
+    """Who asks. A refusal is written down."""
+    door: Door = request.app.state.door
+    try:
+        return await door.principal(request.headers.get("authorization"))
+    except ConfigError as error:
+        log.error("nobody gets in: %s", error)
+        raise BusyError("keys cannot be checked just now: ask again in a while", 10) from None
+    except CredentialError:
+        door.writes(Principal("unknown", frozenset()), request.scope["route"].name, (), 0, "no credential")
+        raise
+
+
+Who = Annotated[Principal, Depends(principal)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 USERS = 1000
 PAIRS = 10_000
@@ -63,7 +63,7 @@ class EmbedRequest(Users):
         questions = len(self.scenarios) + len(self.queries)
         if not questions:
             raise ValueError("nothing to embed for: give `scenarios` or `queries`")
-        _bounded(self, questions)
+        bounded(self, questions)
         return self
 
 
@@ -75,11 +75,11 @@ class ScoreRequest(Users):
 
     @model_validator(mode="after")
     def _few(self) -> ScoreRequest:
-        _bounded(self, len(self.scenarios))
+        bounded(self, len(self.scenarios))
         return self
 
 
-def _bounded(request: Users, questions: int) -> None:
+def bounded(request: Users, questions: int) -> None:
     if len(request.user_ids) * questions > PAIRS:
         raise ValueError(f"{len(request.user_ids)} users x {questions} questions, expected at most {PAIRS} pairs")
 
@@ -249,7 +249,51 @@ class TimelineReply(BaseModel):
     """Newest first."""
 
 
+AUDITED: dict[str, JsonValue] = {
+    "lines": 1204,
+    "first": 1,
+    "verified": 1188,
+    "at": "2025-06-30T09:30:00Z",
+    "signed": True,
+    "problems": [],
+}
+
+
+class AuditState(BaseModel):
+    """How far the log of who did what was found whole, and when."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [AUDITED]})
+    lines: int
+    """On the disk now."""
+    first: int
+    """Where the check began: when the service starts, at the newest file; when it is asked to verify, at the oldest."""
+    verified: int
+    """The last line that follows on all before it."""
+    at: str
+    """When it was looked at."""
+    signed: bool
+    """Whether the end is signed (QANCHOR_AUDIT_KEY): without it the check finds accidents, not forgers."""
+    problems: list[str]
+    """Lines that were changed, lost or put elsewhere: the first twenty."""
+
+
 class StatusReply(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "9f0c2f1d7be4a655",
+                    "as_of": "2025-06-30",
+                    "users": 8000,
+                    "loaded": "2025-06-30T06:00:01+00:00",
+                    "stale": None,
+                    "appended": 17,
+                    "shards": {"0": "2025-06-30", "1": "2025-06-30"},
+                    "audit": AUDITED,
+                }
+            ]
+        }
+    )
     model: str
     as_of: str | None
     """Of the last refresh that is answered from; null before the first."""
@@ -261,6 +305,7 @@ class StatusReply(BaseModel):
     """Events in the inbox."""
     shards: dict[str, str]
     """Shard -> as_of of its profiles."""
+    audit: AuditState
 
 
 class Problem(BaseModel):

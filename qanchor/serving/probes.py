@@ -25,7 +25,7 @@ from qanchor.errors import DataError, ModelError
 from qanchor.evaluation.metrics import auc
 from qanchor.events import atomic
 from qanchor.inference.engine import QAnchor
-from qanchor.inference.snapshot import digest
+from qanchor.inference.makers import makers
 from qanchor.model import persistence
 from qanchor.pipeline import Project
 
@@ -71,13 +71,20 @@ def fit_probes(project: Project) -> dict[str, Probe | str]:
     """A probe for every scenario of the config, saved in the run's `probes/`; or why one has none.
 
     Raises:
-        DataError: the run was not evaluated.
+        DataError: the run was not evaluated, or by another model than the one that lies there now.
     """
     path = project.storage / "embeddings" / "tuned.parquet"
     if not path.exists():
         raise DataError(f"no {path}: run `qanchor evaluate` first, probes are fitted on its embeddings and labels")
     model = QAnchor.from_pretrained(project.out / "model", project.out / "vectors")
     made_by = makers(model, persistence.fingerprint(model.towers))
+    written = embeddings.made_by(path, project.covers)
+    if foreign := [name for name in project.config.scenarios if written.get(name) != made_by.get(name)]:
+        raise DataError(
+            f"{path}: {', '.join(foreign)} not by the model and soft prompts in {project.out / 'model'}, whose "
+            "embeddings a probe reads: run `qanchor evaluate` again; should it say `embed: up to date`, remove "
+            f"{project.out / 'stages' / 'embed.json'} first"
+        )
     found: dict[str, Probe | str] = {}
     for name, y in project.labels.items():
         X = embeddings.read(path, name, project.covers)
@@ -114,12 +121,6 @@ def fit(name: str, model: str, train: tuple[Floats, Floats], validation: tuple[F
             best = Probe(name, model, score, float(y.mean()), weight_O, bias)
     assert best
     return best
-
-
-def makers(model: QAnchor, fingerprint: str) -> dict[str, str]:
-    """Scenario -> what a probe on its embeddings belongs to."""
-    prompts = model.prompts.items()
-    return {name: digest(fingerprint, prompt.prompt_KD.float().cpu().tolist()) for name, prompt in prompts}
 
 
 def load_probes(folder: Path, made_by: Mapping[str, str]) -> dict[str, Probe]:

@@ -1,12 +1,12 @@
 """The model as the service asks it: users' prefixes from memory or read now, any suffixes over them (D7).
 
-Shapes: B users of a pass, G suffixes of each, K prompt vectors, D width, O = 128.
+Shapes: B users of a pass, G suffixes of each, K prompt vectors, D width, M modalities, O = 128.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from qanchor.errors import DataError, QAnchorError
 from qanchor.events.profiles import Texts
 from qanchor.inference import reading
+from qanchor.inference.attention import modality_attention
 from qanchor.inference.engine import BATCH_TOKENS, QAnchor
 from qanchor.inference.reading import Reading
 from qanchor.inference.search import direction
@@ -71,17 +72,14 @@ class Reader:
         Args:
             words: texts that the store's table has not, by their ids.
         """
-        try:
-            found = self._embed(asks, words)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise  # the machine's fault, not a user's
-        except Exception as error:
-            if len(asks) == 1:
-                return [str(error) if isinstance(error, QAnchorError) else "the model cannot read this user"]
-            half = len(asks) // 2
-            return self.embed(asks[:half], words) + self.embed(asks[half:], words)
-        odd = "its embedding is not a finite number: look at the values of its events"
-        return [each if np.isfinite(each).all() else odd for each in found]
+        return _each(lambda some: self._embed(some, words), asks)
+
+    def attend(self, asks: Sequence[Ask], words: Mapping[int, Word]) -> list[Floats | str]:
+        """For each of `asks` [G, M] shares of attention by modality (`inference/attention.py`), or why there are none.
+
+        Prefixes are read anew: this watches the model at work, and is for a person who looks at one user.
+        """
+        return _each(lambda some: self._attend(some, words), asks)
 
     def answer(self, sentence: str) -> Floats:
         """[O] along which users lie of whom a phrase is true, by the semantic tower."""
@@ -99,6 +97,23 @@ class Reader:
                     embedding_BGO = self._suffixes([asks[n].suffixes for n in part], [readings[n] for n in part])
                     for n, embedding_GO in zip(part, embedding_BGO.float().cpu().numpy(), strict=True):
                         found[n] = embedding_GO
+        return found
+
+    def _attend(self, asks: Sequence[Ask], words: Mapping[int, Word]) -> list[Floats]:
+        lives = [ask.live for ask in asks]
+        profiles = joined(lives, self.model.towers.modalities, table_of(lives, self.texts, words))
+        found: list[Floats] = [np.empty(0, np.float32)] * len(asks)
+        by_suffixes: defaultdict[tuple[Suffix, ...], list[int]] = defaultdict(list)
+        for n, ask in enumerate(asks):
+            by_suffixes[ask.suffixes].append(n)
+        for suffixes, rows in by_suffixes.items():
+            tuned = [suffix.tuned for suffix in suffixes if suffix.tuned is not None]
+            free = [suffix.query for suffix in suffixes if suffix.tuned is None]
+            share_BGM = modality_attention(self.model, profiles.take(np.array(rows)), tuned, free)
+            # tuned ones come first there
+            order = np.argsort([suffix.tuned is None for suffix in suffixes], kind="stable")
+            for n, share_GM in zip(rows, share_BGM[:, np.argsort(order)], strict=True):
+                found[n] = share_GM
         return found
 
     def _readings(self, lives: Sequence[Live], words: Mapping[int, Word]) -> list[Reading]:
@@ -159,3 +174,18 @@ class Reader:
         if suffix.tuned not in self.model.prompts:
             raise DataError(f"the model has no soft prompt for {suffix.tuned!r}: tune it, or ask its query instead")
         return self.model.prompts[suffix.tuned].prompt_KD.to(self.model.towers.device)
+
+
+def _each(work: Callable[[Sequence[Ask]], list[Floats]], asks: Sequence[Ask]) -> list[Floats | str]:
+    """What `work` finds for each, or why it finds nothing: halves of a batch that fails are tried by themselves."""
+    try:
+        found = work(asks)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # the machine's fault, not a user's
+    except Exception as error:
+        if len(asks) == 1:
+            return [str(error) if isinstance(error, QAnchorError) else "the model cannot read this user"]
+        half = len(asks) // 2
+        return _each(work, asks[:half]) + _each(work, asks[half:])
+    odd = "what the model says is not a finite number: look at the values of the user's events"
+    return [each if np.isfinite(each).all() else odd for each in found]

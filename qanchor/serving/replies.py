@@ -56,7 +56,7 @@ def arrow(
         questions += [next(iter(label.values())) for label in labels] if good else [None]
         moments += [result.as_of if isinstance(result, Found) else None] * count
         errors += [None if isinstance(result, Found) else result] * count
-        rows_NO.append(result.embedding_GO if isinstance(result, Found) else np.zeros((1, dim), np.float32))
+        rows_NO.append(result.told_GX if isinstance(result, Found) else np.zeros((1, dim), np.float32))
     flat = pa.array(np.concatenate(rows_NO).reshape(-1))
     failed = pa.array([error is not None for error in errors])
     table = pa.table(

@@ -1,6 +1,6 @@
 """The service without HTTP: what each verb does, on one event loop, with the model on a thread of its own.
 
-Shapes: G questions, O dimensions.
+Shapes: G questions, O dimensions, M modalities, X = O or M.
 """
 
 from __future__ import annotations
@@ -50,13 +50,16 @@ class Want:
     user_id: str
     moment: int | None
     suffixes: tuple[Suffix, ...]
+    attention: bool = False
+    """Shares of attention are asked for, not embeddings."""
 
 
 @dataclass(frozen=True)
 class Found:
     as_of: int
     """Seconds."""
-    embedding_GO: Floats
+    told_GX: Floats
+    """[G, O] embeddings, or [G, M] shares of attention."""
 
 
 class Service:
@@ -118,15 +121,20 @@ class Service:
         return Found(_midnight(world.shelf.as_of), rows[0][None] if len(rows) == 1 else np.stack(rows))
 
     def submit(
-        self, world: World, user_ids: Sequence[str], suffixes: Sequence[Suffix], moment: int | None
+        self,
+        world: World,
+        user_ids: Sequence[str],
+        suffixes: Sequence[Suffix],
+        moment: int | None,
+        attention: bool = False,
     ) -> list[asyncio.Future[Found | str]]:
         """Futures of users whom the model is to read. Raises BusyError."""
-        return self.batcher.submit([Want(world, user_id, moment, tuple(suffixes)) for user_id in user_ids])
+        return self.batcher.submit([Want(world, user_id, moment, tuple(suffixes), attention) for user_id in user_ids])
 
     def _read(self, wants: Sequence[Want]) -> list[Found | str]:
         """On the model's thread."""
         found: list[Found | str] = [""] * len(wants)
-        asks: defaultdict[int, list[tuple[int, Ask]]] = defaultdict(list)
+        asks: defaultdict[tuple[int, bool], list[tuple[int, Ask]]] = defaultdict(list)
         words: dict[int, Word] = {}
         for n, want in enumerate(wants):
             live = self._live(want)
@@ -135,11 +143,12 @@ class Service:
                 continue
             if len(missing := unknown(live, want.world.reader.texts)):
                 words |= self._appended.words(missing.tolist())
-            asks[id(want.world)].append((n, Ask(live, want.suffixes)))
-        for group in asks.values():
+            asks[id(want.world), want.attention].append((n, Ask(live, want.suffixes)))
+        for (_, attention), group in asks.items():
             reader = wants[group[0][0]].world.reader
-            for (n, ask), embedding_GO in zip(group, reader.embed([ask for _, ask in group], words), strict=True):
-                found[n] = embedding_GO if isinstance(embedding_GO, str) else Found(ask.live.as_of, embedding_GO)
+            told = (reader.attend if attention else reader.embed)([ask for _, ask in group], words)
+            for (n, ask), told_GX in zip(group, told, strict=True):
+                found[n] = told_GX if isinstance(told_GX, str) else Found(ask.live.as_of, told_GX)
             self.metrics.warm(reader)
         self.metrics.batches.observe(len(wants))
         return found
@@ -186,7 +195,7 @@ class Service:
         return await self._on_thread(self._appended.count)
 
     async def answer(self, world: World, sentence: str) -> Floats:
-        """[O] along which users lie of whom it is true."""
+        """[O] along which users lie of whom it is true. Raises ModelError: no word in it."""
         return await self._on_thread(world.reader.answer, sentence)
 
     # -- changes ------------------------------------------------------------------------------------------------

@@ -24,8 +24,9 @@ from qanchor.events.profile_store import ProfileStore, State, shard_path
 from qanchor.events.profiles import DAY
 from qanchor.events.store import EventStore
 from qanchor.inference.engine import QAnchor
+from qanchor.inference.makers import makers
 from qanchor.model import persistence
-from qanchor.serving.probes import Probe, load_probes, makers
+from qanchor.serving.probes import Probe, load_probes
 from qanchor.serving.reader import Reader, Suffix
 from qanchor.serving.shelf import EMPTY, Shelf, stamps_of
 from qanchor.storage import Place

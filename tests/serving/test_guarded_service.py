@@ -34,18 +34,24 @@ CALLS = {
     "embed freely": ("POST", "/v1/embed", COFFEE | {"queries": [FREE]}),
     "score": ("POST", "/v1/score", COFFEE),
     "search": ("POST", "/v1/search", {"scenario": "coffee", "user_id": "u0"}),
+    "attention": ("POST", "/v1/attention", COFFEE),
+    "attention to others": ("POST", "/v1/attention", COFFEE | {"scenarios": ["rent"]}),
+    "attention freely": ("POST", "/v1/attention", COFFEE | {"queries": [FREE]}),
+    "statements": ("POST", "/v1/statements", {"user_ids": ["u0"], "scenario": "coffee", "statements": ["buys tea"]}),
+    "statements freely": ("POST", "/v1/statements", {"user_ids": ["u0"], "query": FREE, "statements": ["buys tea"]}),
     "append": ("POST", "/v1/events", EVENTS),
     "register": ("POST", "/v1/scenarios", {"name": "x", "query": "y?"}),
     "forget": ("DELETE", "/v1/users/nobody", None),
     "timeline": ("GET", "/v1/users/u0/events", None),
     "scenarios": ("GET", "/v1/scenarios", None),
     "status": ("GET", "/v1/status", None),
+    "verify": ("POST", "/v1/audit/verify", None),
     "metrics": ("GET", "/metrics", None),
 }
 MAY = {
-    "coffee only": {"embed", "score", "search", "scenarios", "status"},
+    "coffee only": {"embed", "score", "search", "attention", "statements", "scenarios", "status"},
     "appends": {"append", "scenarios", "status"},
-    "admin": {"register", "timeline", "scenarios", "status", "metrics"},
+    "admin": {"register", "timeline", "scenarios", "status", "verify", "metrics"},
 }
 
 
@@ -98,10 +104,20 @@ def test_what_was_done_is_written_down_without_users(client, folder):
     client.post("/v1/embed", json=COFFEE)
     client.post("/v1/embed", json=COFFEE | {"queries": [FREE]})
     client.post("/v1/events", json=EVENTS)
+    client.post("/v1/attention", json=COFFEE | {"queries": [FREE]})
+    client.post("/v1/attention", json=COFFEE, headers={"authorization": f"Bearer {client.keys['appends']}"})
+    client.post("/v1/statements", json=CALLS["statements"][2])
+    client.post("/v1/audit/verify")
     lines = [json.loads(line) for line in (folder / "audit" / "000000000001.jsonl").read_text().splitlines()]
     done = [(line["verb"], line["scenarios"], line["users"], line["outcome"]) for line in lines[before:]]
     assert done[:2] == [("embed", ["coffee"], 1, "ok"), ("embed", ["coffee", "*"], 1, "ok")]
     assert done[2][0] == "append"
+    assert done[3:] == [
+        ("attention", ["coffee", "*"], 1, "ok"),
+        ("embed", ["coffee"], 1, "refused"),
+        ("statements", ["coffee"], 1, "ok"),
+        ("verify", [], 0, "ok"),
+    ]
     assert "u0" not in json.dumps(lines)
 
 
@@ -243,9 +259,9 @@ def test_a_thousand_malformed_requests_are_refused_with_the_reason(client, folde
     posts = {
         path: bodies(verbs["post"]["requestBody"]["content"]["application/json"]["schema"], components)
         for path, verbs in api["paths"].items()
-        if "post" in verbs
+        if "requestBody" in verbs.get("post", {})
     }
-    assert len(posts) == 5
+    assert len(posts) == 7
     seen = []
     inside = ("Traceback", 'File "', ".py", "site-packages", str(client.service.config.root), str(folder))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import subprocess
 import sys
@@ -11,13 +12,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from service_world import DAY, FREE, START, embedded, log, look, refreshed, save_model, serving, vectors
+from service_world import DAY, FREE, QUERIES, START, embedded, log, look, refreshed, save_model, serving, vectors
 
+from qanchor import embeddings
+from qanchor.errors import DataError
 from qanchor.forget import forget
+from qanchor.inference.engine import QAnchor
+from qanchor.inference.makers import makers
+from qanchor.model import persistence
 from qanchor.serving import delivery
 from qanchor.serving import inbox as inboxes
 from qanchor.serving.inbox import Appended, Arrival, Inbox
-from qanchor.serving.probes import fit, load_probes, makers
+from qanchor.serving.probes import fit, fit_probes, load_probes
 
 APPENDER = Path(__file__).parent / "appender.py"
 
@@ -202,3 +208,29 @@ def test_scores_are_the_probes_on_the_embeddings(tmp_path):
         stored = vectors(client.post("/v1/embed", json=asked))
         assert reply["data"][0]["probability"] == pytest.approx(float(probe(stored)[0]))
         assert [item["user_id"] for item in reply["errors"]] == ["moon"]
+
+
+def test_probes_are_fitted_on_embeddings_of_the_model_that_lies_there(tmp_path):
+    daily = refreshed(tmp_path)
+    project, path = daily.project, daily.project.out / "embeddings" / "tuned.parquet"
+    own = makers(model := QAnchor.from_pretrained(project.out / "model"), persistence.fingerprint(model.towers))
+    random = np.random.default_rng(0)
+    keys = pl.DataFrame({"user_id": ["a"] * 9}).with_columns(as_of=pl.lit(dt.datetime(2025, 4, 1)))
+    vectors_NGO = random.standard_normal((9, 2, 16)).astype(np.float32)
+
+    def write(made_by):
+        embeddings.write(path, keys, list(QUERIES), vectors_NGO, made_by)
+
+    for made_by in (None, own | {"rent": "another prompt"}, {"coffee": own["coffee"]}):
+        write(made_by)
+        with pytest.raises(DataError, match=r"rent not by the model.*qanchor evaluate.*embed\.json"):
+            fit_probes(project)
+    write(own)
+    y = np.array([0, 1, 0, 1, 1, 0, 1, 0, 1], np.float32)
+    project.__dict__ |= {"labels": dict.fromkeys(QUERIES, y)}
+    project.requests = pl.DataFrame({"split": ["train"] * 5 + ["validation"] * 4})
+    assert set(fit_probes(project)) == set(QUERIES)
+    assert set(load_probes(project.out / "probes", own)) == set(QUERIES)
+    save_model(project.out / "model", seed=1)  # trained again, embeddings left as they are
+    with pytest.raises(DataError, match="coffee, rent not by the model"):
+        fit_probes(project)
