@@ -30,7 +30,7 @@ COMMANDS = sorted(
         for page in PAGES
         for block in blocks(page, "bash")
         for line in block.splitlines()
-        if "qanchor" in (command := line.split("#")[0].strip())
+        if re.search(r"(^|[ /])qanchor( |$)", command := line.split("#")[0].strip())
     }
 )
 

@@ -16,11 +16,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx2
+import numpy as np
 import polars as pl
 from service_world import DAY, START, refreshed, serving, settings
 
 from qanchor.client import Client
 from qanchor.errors import BusyError
+from qanchor.events.cover import CLEAR, restored
+from qanchor.events.profile_store import EVENT
 from qanchor.serving.inbox import Appended
 from qanchor.serving.keys import Keys
 
@@ -110,15 +113,20 @@ def test_the_server_killed_under_write_load_keeps_every_acknowledged_event_once(
     appended = Appended(root / "run" / "serving" / "inbox.sqlite")
     db = appended._db
     assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    arrived = dict(db.execute("SELECT id, row FROM arrival"))
+    rows = db.execute("SELECT id, user_id, row FROM arrival").fetchall()
+    arrived = {id: json.loads(restored(CLEAR, user, text, "arrival", id)[1]) for id, user, text in rows}
     assert acknowledged <= set(arrived) <= sent
-    assert len(arrived) == db.execute("SELECT count(*) FROM arrival").fetchone()[0]
-    assert {id: json.loads(text) for id, text in arrived.items()} == {id: row(id) for id in arrived}
+    assert len(arrived) == len(rows)
+    assert arrived == {id: row(id) for id in arrived}
     said = db.execute(
-        "SELECT id, arrival.user_id, time, value, words "
+        "SELECT id, arrival.user_id, time, event, words "
         "FROM arrival JOIN said ON said.arrival = n JOIN word USING (text)"
     ).fetchall()
-    assert sorted(said) == sorted(
+    values = [
+        (id, user, time, np.frombuffer(event, EVENT)["value"].item(), json.loads(words)[-1])
+        for id, user, time, event, words in said
+    ]
+    assert sorted(values) == sorted(
         (id, *(row(id)[name] for name in ("user", "time", "value", "word"))) for id in arrived
     )
     appended.close()

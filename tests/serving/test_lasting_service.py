@@ -219,7 +219,7 @@ def test_probes_are_fitted_on_embeddings_of_the_model_that_lies_there(tmp_path):
     vectors_NGO = random.standard_normal((9, 2, 16)).astype(np.float32)
 
     def write(made_by):
-        embeddings.write(path, keys, list(QUERIES), vectors_NGO, made_by)
+        embeddings.write(path, keys, list(QUERIES), vectors_NGO, made_by=made_by)
 
     for made_by in (None, own | {"rent": "another prompt"}, {"coffee": own["coffee"]}):
         write(made_by)
