@@ -35,7 +35,8 @@ class Masters:
 
     def gradient(self) -> tuple[float, float]:
         """Mean and largest |g| over all numbers of the gradient (Figure 11)."""
-        sizes = [parameter.grad.abs() for parameter in self.parameters if parameter.grad is not None]
+        used = [parameter for parameter in self.parameters if parameter.numel()]  # a soft prompt may have no vectors
+        sizes = [parameter.grad.abs() for parameter in used if parameter.grad is not None]
         total, count = torch.stack([size.sum() for size in sizes]).sum(), sum(size.numel() for size in sizes)
         return total.item() / count, torch.stack([size.max() for size in sizes]).max().item()
 

@@ -18,6 +18,7 @@ from rank import train
 from safetensors.torch import load_file
 from training_world import corpora, userqa
 
+from qanchor.training.masters import Masters
 from qanchor.training.pairs import Pairs
 from qanchor.training.ranks import ALONE, Ranks
 
@@ -84,3 +85,10 @@ def test_mixed_batches_ask_users_questions_of_their_own():
     assert len(np.unique(drawn.topic_BN[:, 0])) == 3
     (third,) = drawn.topic_BN[profiles.user_ids[drawn.profile_L] == "u3"]
     assert set(third) == {0, 1}  # coffee and concert, never rent
+
+
+def test_the_gradient_of_a_model_without_soft_prompt_is_told():
+    masters = Masters(model := torch.nn.ParameterList([torch.zeros(0, 4), torch.ones(2)]))
+    (model[1].square().sum() + model[0].sum()).backward()
+    masters.collect()
+    assert masters.gradient() == (2.0, 2.0)
