@@ -15,6 +15,7 @@ from rich.console import Console
 
 from qanchor import __version__
 from qanchor.errors import ConfigError, QAnchorError
+from qanchor.options import ConfigOption, JsonOption, OutOption, opened
 from qanchor.policies.commands import policy_app
 from qanchor.serving.commands import audit_app, keys_app, vault_app
 
@@ -26,17 +27,8 @@ app = typer.Typer(
 )
 useru_app = typer.Typer(invoke_without_command=True)
 app.add_typer(useru_app, name="useru")
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The project's YAML.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/NAME of the config.")]
 EngineOption = Annotated[Literal["local", "ray"], typer.Option(help="Shards one by one here, or on a Ray cluster.")]
 AddressOption = Annotated[str | None, typer.Option(help="Of the Ray cluster; left out, RAY_ADDRESS or this machine.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")]
-
-
-def _project(config: Path, out: Path | None, as_json: bool) -> Any:
-    from qanchor.pipeline import Project
-
-    return Project.open(config, out, Console(stderr=as_json))
 
 
 def _daily(
@@ -44,7 +36,7 @@ def _daily(
 ) -> Any:
     from qanchor.daily import Daily
 
-    return Daily(_project(config, out, as_json), engine, address)
+    return Daily(opened(config, out, as_json), engine, address)
 
 
 def _said(report: Any, as_json: bool) -> None:
@@ -110,7 +102,7 @@ def init(
 @app.command()
 def ingest(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
     """Read event logs into day partitions; refused rows go to rejects/."""
-    project = _project(config, out, as_json)
+    project = opened(config, out, as_json)
     project.ingest()
     _done(project, as_json)
 
@@ -127,7 +119,7 @@ def useru(
     """Build UserU: future behaviour, and questions and answers about the profiles."""
     if context.invoked_subcommand:
         return
-    project = _project(config, out, as_json)
+    project = opened(config, out, as_json)
     if dry_run:
         project.estimate_useru()
     else:
@@ -142,7 +134,7 @@ def show(
     out: OutOption = None,
 ) -> None:
     """Print a user's profile and its pairs side by side."""
-    _project(config, out, as_json=False).show_useru(user)
+    opened(config, out, stderr=False).show_useru(user)
 
 
 @useru_app.command()
@@ -154,7 +146,7 @@ def topics(
     yes: Annotated[bool, typer.Option("--yes", help="Write without asking.")] = False,
 ) -> None:
     """Print the topics of D_uqa and what the logs have of each; or generate a domain's own."""
-    project = _project(config, out, as_json=False)
+    project = opened(config, out, stderr=False)
     if generate:
         project.generate_topics(to, lambda: yes or typer.confirm(f"Write {to}?"))
     else:
@@ -164,7 +156,7 @@ def topics(
 @app.command()
 def pretrain(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
     """Train the model on UserU; interrupted, it goes on from its last checkpoint."""
-    project = _project(config, out, as_json)
+    project = opened(config, out, as_json)
     project.pretrain()
     _done(project, as_json)
 
@@ -172,7 +164,7 @@ def pretrain(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None,
 @app.command()
 def tune(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
     """Learn a soft prompt for every scenario of the config."""
-    project = _project(config, out, as_json)
+    project = opened(config, out, as_json)
     project.tune()
     _done(project, as_json)
 
@@ -266,7 +258,7 @@ def forget(
 @app.command()
 def evaluate(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, as_json: JsonOption = False) -> None:
     """Probe the embeddings against hand-made features: table, results.json, report.html."""
-    project = _project(config, out, as_json)
+    project = opened(config, out, as_json)
     project.report(_command())
     if as_json:
         print((project.out / "results.json").read_text())
@@ -312,7 +304,7 @@ def probes(config: ConfigOption = Path("qanchor.yaml"), out: OutOption = None, a
     """Fit a probe for every scenario on an evaluated run's labels: what `/v1/score` answers by."""
     from qanchor.serving.probes import Probe, fit_probes
 
-    project = _project(config, out, as_json)
+    project = opened(config, out, as_json)
     found = fit_probes(project)
     for name, probe in () if as_json else found.items():
         print(f"{name}: {f'validation AUC {probe.auc:.3f}' if isinstance(probe, Probe) else f'none, {probe}'}")

@@ -6,17 +6,15 @@ paper's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qanchor.evaluation import charts, plots
+from qanchor.evaluation import charts, page, plots
 from qanchor.evaluation.bench import Bench, Outcome
 from qanchor.evaluation.bench_tables import is_ours, scores, scores_table
 from qanchor.evaluation.standings import METRICS, Standing
@@ -47,39 +45,24 @@ def write(
         _clouds(bench, rows),
         _guide(rows),
     ]
-    fresh = path.with_suffix(".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh.write_text(_page("".join(parts), told), encoding="utf-8")
-    os.replace(fresh, path)
+    page.write(
+        path,
+        f"{told['data']}: the bench",
+        _origin(told),
+        _failed(told) + ("".join(parts) or "<p>Nothing is finished yet.</p>"),
+    )
 
 
-def _page(content: str, told: Mapping[str, Any]) -> str:
-    css = resources.files("qanchor.evaluation").joinpath("report.css").read_text(encoding="utf-8")
-    title = f"{told['data']}: the bench"
+def _origin(told: Mapping[str, Any]) -> str:
     sizes = ", ".join(f"{count:,} {what}" for what, count in told["sizes"].items())
-    failed = "".join(
+    facts = " · ".join(escape(part) for part in (told["date"], sizes, told["hardware"]))
+    return f"{facts}<br>last written by\n<code>{escape(told['command'])}</code>"
+
+
+def _failed(told: Mapping[str, Any]) -> str:
+    return "".join(
         f'<p class="warning">{escape(name)} did not run: {escape(why)}</p>' for name, why in told["failed"].items()
     )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>{escape(title)} · qanchor</title>
-<style>
-{css}</style>
-</head>
-<body>
-<header>
-<h1>{escape(title)}</h1>
-<p class="quiet">{escape(told["date"])} · {escape(sizes)} · {escape(told["hardware"])}<br>last written by
-<code>{escape(told["command"])}</code></p>
-</header>
-{failed}{content or "<p>Nothing is finished yet.</p>"}
-</body>
-</html>
-"""
 
 
 def _bars(rows: Sequence[Standing]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from html import escape
-from importlib import resources
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qanchor.evaluation import plots
+from qanchor.evaluation import page, plots
 from qanchor.evaluation.results import ORACLE, ZERO_SHOT, Results
 from qanchor.evaluation.table import best, gap, number, unscored
 
@@ -60,32 +58,14 @@ def write(
         if progress:
             progress(1)
 
-    fresh = path.with_suffix(".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh.write_text(_page(results, "".join(figures)), encoding="utf-8")
-    os.replace(fresh, path)
-
-
-def _page(results: Results, figures: str) -> str:
-    css = resources.files("qanchor.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     title = f"{results.data}: {len(results.scenarios)} scenarios"
+    page.write(path, title, _origin(results), _body(results, "".join(figures)))
+
+
+def _body(results: Results, figures: str) -> str:
     warnings = "".join(f'<p class="warning">No score for {escape(line)}</p>' for line in unscored(results))
     charts = "".join(_figure(plots.bars(results, metric), f"{metric.upper()} bars") for metric in ("auc", "ks"))
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)} · qanchor</title>
-<style>
-{css}</style>
-</head>
-<body>
-<header>
-<h1>{escape(title)}</h1>
-<p class="quiet">{_origin(results)}</p>
-</header>
-<p>{_headline(results)}</p>
+    return f"""<p>{_headline(results)}</p>
 {warnings}
 <h2>Scores on test users</h2>
 <div class="pair">{_table(results, "auc")}{_table(results, "ks")}</div>
@@ -99,10 +79,7 @@ training users. It says nothing about chance among the test users. In colour: th
 most {plots.POINTS} rows of each, whatever their true shares. A map shows two dimensions of many: the probe can tell
 apart what a map mixes, so trust the AUC.</p>
 <div class="maps">{figures}</div>
-{_stages(results)}
-</body>
-</html>
-"""
+{_stages(results)}"""
 
 
 def _origin(results: Results) -> str:

@@ -20,7 +20,8 @@ from qanchor.model.batch import DECAY_DAYS
 from qanchor.model.hierarchy import Prefix
 
 PARTS = 4
-"""What a seed adds up: read by the query, by the prompt, the user token, and all of them together."""
+"""What a seed adds up: read by the query, by the prompt, the user token, and all of them together. A model without
+prompt or user token has fewer, in that order."""
 KINDS = 8
 """Learned kinds of events that are counted too: at night, large, of one modality, whatever an event token tells."""
 

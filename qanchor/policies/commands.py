@@ -9,17 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from qanchor.options import ConfigOption, JsonOption, OutOption, opened
+
 policy_app = typer.Typer(no_args_is_help=True, help="Decisions from embeddings: engage, risk, ab.")
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The project's YAML.")]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; left out, runs/NAME of the config.")]
 ScenarioOption = Annotated[str, typer.Option(help="A scenario of the config.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
-def _project(config: Path, out: Path | None) -> Any:
-    from qanchor.pipeline import Project
-
-    return Project.open(config, out, Console(stderr=True))
 
 
 def _said(result: dict[str, Any], place: Path, as_json: bool, *shown: Any) -> None:
@@ -57,7 +50,7 @@ def engage(
     from qanchor.policies import decide, show
     from qanchor.policies.engagement import Limits
 
-    project = _project(config, out)
+    project = opened(config, out, stderr=True)
     limits = Limits(max_contacts=max_contacts, min_gap_days=min_gap_days, quiet=quiet)
     calls = decide.engage(project, scenario, capacity, limits, contacts, utc_offset)
     place = project.out / "policies"
@@ -80,7 +73,7 @@ def risk(
     from qanchor.policies import decide, show
     from qanchor.policies.delinquency import Costs
 
-    project = _project(config, out)
+    project = opened(config, out, stderr=True)
     result, flagged = decide.risk(project, scenario, Costs(miss, alarm))
     place = project.out / "policies"
     place.mkdir(parents=True, exist_ok=True)
@@ -106,6 +99,6 @@ def ab(
     from qanchor.policies import show, trial
     from qanchor.policies.engagement import Limits
 
-    project = _project(config, out)
+    project = opened(config, out, stderr=True)
     result = trial.run(project, scenario, Limits(), seed)
     _said(result | {"paper": show.AB_PAPER}, project.out / "policies" / "ab.json", as_json, show.ab_table(result))

@@ -10,7 +10,7 @@ from events_world import WINDOWS, project, some_bills, write
 from qanchor.config import Users
 from qanchor.errors import ConfigError
 from qanchor.events.ingest import ingest
-from qanchor.events.splits import requests, split_of
+from qanchor.events.splits import part, requests, split_of
 from qanchor.events.store import EventStore
 
 IDS = [f"user-{n}" for n in range(5_000)]
@@ -25,6 +25,15 @@ def test_shares_are_kept_and_users_stay() -> None:
     assert (split_of(IDS[::-1][:100], users) == split[::-1][:100]).all()
     with pytest.raises(ConfigError, match="sum must be below 1"):
         split_of(IDS, Users(validation=0.5, test=0.5))
+
+
+def test_a_smaller_part_belongs_to_a_larger_one_and_says_nothing_of_the_split() -> None:
+    tenth, half = part(IDS, 0.1), part(IDS, 0.5)
+    assert abs(tenth.mean() - 0.1) < 0.02
+    assert (half | ~tenth).all()
+    assert part(IDS, 1.0).all()
+    tested = split_of(IDS, Users(validation=0.1, test=0.3)) == "test"
+    assert abs(tested[half].mean() - 0.3) < 0.03
 
 
 @pytest.mark.parametrize("limit", [None, 60])

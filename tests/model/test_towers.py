@@ -227,3 +227,16 @@ def test_a_text_read_once_equals_each_of_its_events_read(profiles, named):
     batch = collate(profiles, np.arange(len(profiles)), np.array([8, 6]))
     prefixes = [towers.prefix(batch, towers.text_encoder.index(profiles.texts.described)) for towers in (once, each)]
     torch.testing.assert_close(prefixes[0].token_BPD, prefixes[1].token_BPD, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_kept_contents_of_a_prefix_change_no_bit_of_an_answer(dtype):
+    towers = tiny_towers()
+    towers.backbone.to(dtype)
+    queries, query_BN = towers.tokens(QUERIES, "left"), torch.arange(3).expand(6, 3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        prefix = prefix_of(towers, np.arange(6))
+        cached, contents = towers.keys_values(prefix), towers.contents(prefix)
+        fresh = towers.anchor(prefix, queries, query_BN, cached=cached)
+        assert torch.equal(towers.anchor(prefix, queries, query_BN, cached=cached, contents=contents), fresh)
