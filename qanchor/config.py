@@ -282,8 +282,9 @@ class Model(Section):
 
 
 class Pretrain(Section):
-    align_steps: Annotated[int, Field(ge=0)] = 400
-    """Steps with the backbone bypassed (`anchor: attention` only)."""
+    align_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps with the backbone bypassed (`anchor: attention` only). Left out, one pass over the training users, 400 steps
+    at most: on more, what is learned of their futures by heart misleads whoever is judged by others (decision 0009)."""
     steps: Annotated[int, Field(ge=0)] = 40
     """Steps of the whole model after that."""
     batch: Annotated[int, Field(ge=2)] = 64
@@ -317,7 +318,7 @@ class Pretrain(Section):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Pretrain:
-        if self.contrast == 0 and (self.align_steps > 0 or self.ntp == 0):
+        if self.contrast == 0 and (self.align_steps != 0 or self.ntp == 0):
             raise ValueError("`contrast: 0` leaves nothing to learn: set `align_steps: 0` and `ntp` above 0")
         return self
 

@@ -119,6 +119,14 @@ class Probe:
         told[rows["test"]] = X["test"] @ path[:, best]
         return Answers(told, validation_auc)
 
+    def validation_auc(self, label: npt.ArrayLike) -> float:
+        """AUC on validation rows at the penalty that they like best; chance where a split lacks a class."""
+        y = np.asarray(label, np.float32)
+        rows = {name: np.flatnonzero((self.split == name) & ~np.isnan(y)) for name in SPLITS[:2]}
+        if any(len(np.unique(y[of])) < 2 for of in rows.values()):
+            return 0.5
+        return self._path({n: self.features[of] for n, of in rows.items()}, {n: y[of] for n, of in rows.items()})[2]
+
     def _path(self, X: dict[str, Array], Y: dict[str, Array]) -> tuple[Array, int, float]:
         """[D, P] coefficients at every penalty, the one that validation rows like best, and their AUC of it."""
         once = np.ones((len(X["train"]), len(PENALTIES)), np.float32)

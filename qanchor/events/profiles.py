@@ -5,6 +5,7 @@ Shapes: N profiles (one user at one as_of), E events of all of them one after an
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,8 @@ import polars as pl
 
 DAY = 86_400
 """Seconds of a day; times are whole seconds since 1970-01-01 UTC."""
+CODES = 1_024
+"""Numbers that categories are known by: hashes of their names, so that a category never seen has one, too."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class Texts:
     def kind(self) -> npt.NDArray[np.int64]:
         """[T] categories as numbers, which sort as their names do whatever else is in the table."""
         return pl.Series(self.category, dtype=pl.String).rank("dense").cast(pl.Int64).to_numpy()
+
+    @cached_property
+    def code(self) -> npt.NDArray[np.int64]:
+        """[T] the category of each text as a number below `CODES`, which is the same in any table."""
+        known = {pair: zlib.crc32("/".join(pair).encode()) % CODES for pair in set(zip(self.modality, self.category, strict=True))}
+        return np.array([known[pair] for pair in zip(self.modality, self.category, strict=True)], np.int64)
 
 
 @dataclass(frozen=True)

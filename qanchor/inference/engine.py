@@ -141,7 +141,7 @@ class QAnchor:
         with torch.inference_mode(), autocast(towers):
             row_R1 = torch.arange(len(texts), device=towers.device)[:, None]
             projection_R1O = towers.answer(towers.tokens(texts, "right"), row_R1)
-            embedding_R1O = F.normalize(towers.head.answer(projection_R1O), dim=-1)
+            embedding_R1O = towers.head(projection_R1O, "answer")
         answers_RO: npt.NDArray[np.float32] = embedding_R1O[:, 0].float().cpu().numpy()
         return answers_RO
 

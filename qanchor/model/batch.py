@@ -5,8 +5,8 @@ token that says twelve, not twelve tokens that push everything else out. What do
 modality's K_m most recently seen texts, those of one category share a token, which stands before them.
 
 Shapes: B users, M modalities, E events of all users one after another, U distinct texts of the batch, R of the users (a
-user's distinct texts, of all users one after another), T event tokens of all users, F features of an event, C of a
-(user, modality), X of a user's whole window, S time scales.
+user's distinct texts, of all users one after another), T event tokens of all users, G (user, category) pairs, F
+features of an event, C of a (user, modality) or (user, category), X of a user's whole window, S time scales.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qanchor.events.profiles import DAY, Profiles
+from qanchor.events.profiles import CODES, DAY, Profiles
 
 EVENT_FEATURES = 16
 COUNT_FEATURES = 8
@@ -28,7 +28,8 @@ IDLE_DAYS = np.array([1, 2, 4, 8, 16, 32, 64])
 IDLE_BUCKETS = len(IDLE_DAYS) + 2
 DECAY_DAYS = (3.0, 14.0, 60.0, float("inf"))
 """Time scales at which a text's occurrences are counted; at the last one all count alike."""
-TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS)
+RHYTHM_FEATURES = 3
+TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS) + RHYTHM_FEATURES
 COUNT_DAYS = (3, 10, 30)
 """Recent stretches, before the user's newest event, in which a modality's events are counted (the whole window too)."""
 
@@ -59,7 +60,12 @@ class Batch:
     count_BMC: Tensor
     """How much there is of each modality; all zero where it is absent."""
     total_BX: Tensor
-    """The same of all modalities together, and log counts decayed at S time scales."""
+    """The same of all modalities together, log counts decayed at S time scales, and the user's rhythm."""
+    kind_owner_G: Tensor
+    kind_code_G: Tensor
+    """Which category, below `CODES`."""
+    kind_count_GC: Tensor
+    """How much there is of each category that a user has."""
     idle_B: Tensor
     """Bucket of the time between the newest event and `as_of`."""
     slots: int
@@ -146,9 +152,12 @@ def collate(
     token_owner, token_slot = np.divmod(places, max(1, most))
     cell, told = owner * kinds + modality, (time, gap, value, part.text)
     decayed = np.stack([np.bincount(owner, np.exp(-gap / days), size) for days in DECAY_DAYS], 1)
-    total = np.concatenate([_count_features(owner, size, *told), np.log1p(decayed)], 1, dtype=np.float32)
     newest = np.zeros(size, np.int64)
     newest[owner] = time
+    idle = _idle_bucket(part.as_of, newest, part.counts > 0)
+    totals = [_count_features(owner, size, *told), np.log1p(decayed), _rhythm(part, gap, idle)]
+    kinds_of_users, kind = np.unique(owner * CODES + part.texts.code[part.text], return_inverse=True)
+    kind_owner, kind_code = np.divmod(kinds_of_users, CODES)
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),
         text_E=torch.from_numpy(text.astype(np.int64)),
@@ -162,8 +171,11 @@ def collate(
         token_owner_T=torch.from_numpy(token_owner),
         token_slot_T=torch.from_numpy(token_slot),
         count_BMC=torch.from_numpy(_count_features(cell, size * kinds, *told)).view(size, kinds, COUNT_FEATURES),
-        total_BX=torch.from_numpy(total),
-        idle_B=torch.from_numpy(_idle_bucket(part.as_of, newest, part.counts > 0)),
+        total_BX=torch.from_numpy(np.concatenate(totals, 1, dtype=np.float32)),
+        kind_owner_G=torch.from_numpy(kind_owner),
+        kind_code_G=torch.from_numpy(kind_code),
+        kind_count_GC=torch.from_numpy(_count_features(kind, len(kind_code), *told)),
+        idle_B=torch.from_numpy(idle),
         slots=most if columns is None else columns - 1 - kinds,
     )
 
@@ -251,6 +263,15 @@ def _count_features(
     newest[cell] = gap  # in time order, and the last one written stays
     sums = np.bincount(cell, weights=np.sign(value) * np.expm1(np.abs(value)), minlength=cells)
     return np.stack([*(np.log1p(c) for c in counts), 1 / (1 + newest), _signed_log(sums)], 1).astype(np.float32)
+
+
+def _rhythm(profiles: Profiles, gap: npt.NDArray[np.float64], idle: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """[B, 3] on a log scale: how long idle, how long active before that, and idle against the usual pause: a month of
+    silence says little of who comes once a quarter. All zero where there are no events."""
+    span, active = np.zeros(len(idle)), profiles.counts > 0
+    span[active] = gap[profiles.offsets[:-1][active]]  # a user's first event
+    pause = np.log1p(span / np.maximum(1, profiles.counts))
+    return np.stack([idle, np.log1p(span), idle * np.log(2) - pause], 1) * active[:, None]
 
 
 def _idle_bucket(

@@ -13,6 +13,22 @@ from torch import Tensor, nn
 
 Tower = Literal["anchor", "answer"]
 TOWERS: tuple[Tower, ...] = ("anchor", "answer")
+STREAMS = (0.3, 1.0, 1.0, 0.1)
+"""Weights of what an embedding adds up: what the towers have learned, and as it is read, the user token, what the query
+reads and what the prompt reads; each dimension of each at unit variance (docs/decisions/0009-streams.md)."""
+
+
+class Fixed(nn.Module):
+    """A linear map that is not learned, with orthonormal rows: nothing that passes it can be folded away."""
+
+    weight: Tensor
+
+    def __init__(self, width: int, out: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("weight", nn.init.orthogonal_(torch.empty(out, width), gain))
+
+    def forward(self, x_RX: Tensor) -> Tensor:
+        return F.linear(x_RX, self.weight)
 
 
 class Centre(nn.Module):
@@ -61,21 +77,35 @@ class Head(nn.Module):
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, out, bias=False)
-        self.anchor = Centre(out)
-        self.answer = Centre(out)
+        self.out = out
+        self.anchor = Centre(len(STREAMS) * out)
+        self.answer = Centre(len(STREAMS) * out)
 
-    def forward(self, state_BND: Tensor, tower: Tower) -> Tensor:
-        """[B, N, D] final states of a tower -> [B, N, O] embeddings, by the running statistics."""
-        return F.normalize(self._centre(tower)(self.project(state_BND)), dim=-1)
+    def forward(self, projection_BNQ: Tensor, tower: Tower) -> Tensor:
+        """[B, N, Q] projections of a tower -> [B, N, O] embeddings, by the running statistics."""
+        return self.mix(self.streams(projection_BNQ, tower))
 
-    def project(self, state_BND: Tensor) -> Tensor:
-        """[B, N, D] final states -> [B, N, O] projections, not yet centred."""
+    def streams(self, projection_BNQ: Tensor, tower: Tower) -> Tensor:
+        """[B, N, Q] projections -> [B, N, S, O] what an embedding is mixed of, by the running statistics."""
+        return self._centre(tower)(projection_BNQ).unflatten(-1, (len(STREAMS), -1))
+
+    def mix(self, stream_BNSO: Tensor, share_BNS: Tensor | None = None) -> Tensor:
+        """[B, N, O] embeddings; `share` times the weights of `STREAMS`."""
+        weight = stream_BNSO.new_tensor(STREAMS)
+        weight = weight if share_BNS is None else weight * share_BNS
+        return F.normalize((stream_BNSO * weight[..., None]).sum(-2), dim=-1)
+
+    def project(self, state_BND: Tensor, told_BNO: Tensor | None = None) -> Tensor:
+        """[B, N, D] final states, and what is told beside them -> [B, N, Q] projections, not yet centred."""
         out_BNO: Tensor = self.linear(state_BND.to(self.linear.weight.dtype))
-        return out_BNO.to(torch.promote_types(out_BNO.dtype, torch.float32))
+        out_BNO = out_BNO.to(torch.promote_types(out_BNO.dtype, torch.float32))
+        if told_BNO is None:
+            return F.pad(out_BNO, (0, (len(STREAMS) - 1) * self.out))
+        return torch.cat([out_BNO, told_BNO.to(out_BNO.dtype)], -1)
 
-    def among(self, projection_BNO: Tensor, tower: Tower) -> Tensor:
-        """[B, N, O] projections of a whole batch -> embeddings, by the batch's own statistics."""
-        return F.normalize(self._centre(tower).among(projection_BNO), dim=-1)
+    def among(self, projection_BNQ: Tensor, tower: Tower) -> Tensor:
+        """[B, N, Q] projections of a whole batch -> embeddings, by the batch's own statistics."""
+        return self.mix(self._centre(tower).among(projection_BNQ).unflatten(-1, (len(STREAMS), -1)))
 
     def observe(self, projection_BNO: Tensor, tower: Tower) -> None:
         """Move the running statistics of a tower towards a whole batch's."""

@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qanchor.events.profiles import CODES
 from qanchor.model.batch import COUNT_FEATURES, DECAY_DAYS, EVENT_FEATURES, IDLE_BUCKETS, TOTAL_FEATURES, Batch
 
 BLOCK = 16
 """Rows that are multiplied at once are padded to a multiple of this: what a product gives for a row then does not
 depend on how many rows there are, bit for bit (docs/decisions/0006-speed.md)."""
+KINDS = 0.3
+"""How much the user token holds of each category's counts before anything is learned, against a modality's."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,10 @@ class Hierarchy(nn.Module):
         self.idle = nn.Embedding(IDLE_BUCKETS, width)
         self.total_in = nn.Linear(TOTAL_FEATURES, width)
         self.own_in = nn.Linear(COUNT_FEATURES, width, bias=False)
+        self.kind_in = nn.Linear(COUNT_FEATURES, width, bias=False)
+        with torch.no_grad():
+            self.kind_in.weight *= KINDS
+        self.kind_code = nn.Embedding(CODES, width)
         if named:
             self.own_by_name = nn.Linear(text_width, width, bias=False)
             nn.init.normal_(self.own_by_name.weight)  # names are unit vectors: signs and sizes of about one
@@ -134,11 +141,12 @@ class Hierarchy(nn.Module):
         return Prefix(token_BPD, mask_BP, worth_BPS, text_BPW)
 
     def _volume(self, batch: Batch, name_MW: Tensor | None) -> Tensor:
-        """[B, D] how much and how lately, linear in the logs of counts: of the whole window, and of each modality."""
+        """[B, D] how much and how lately, linear in the logs of counts: of the whole window, modalities, categories."""
         own_BMD = self.own_in(batch.count_BMC)
         name_MD = self.own_by_order if name_MW is None else self.own_by_name(F.normalize(name_MW, dim=-1))
         volume_BD: Tensor = self.total_in(batch.total_BX) + (own_BMD * name_MD).sum(1)
-        return volume_BD
+        kind_GD = _by_row(self.kind_in, batch.kind_count_GC) * self.kind_code(batch.kind_code_G)
+        return volume_BD.index_add(0, batch.kind_owner_G, kind_GD)
 
     def _names(self, name_MW: Tensor | None) -> Tensor:
         """[M, D] what a modality's name, or its place in the order, adds to all that is of it."""

@@ -26,7 +26,7 @@ from qanchor.model.sentence_encoder import SentenceEncoder
 from qanchor.model.text_encoder import NgramEncoder, TextEncoder, load_text_encoder
 from qanchor.model.towers import Towers
 
-FORMAT = 3
+FORMAT = 4
 SAMPLE = 64
 """Numbers of a frozen tensor that a fingerprint reads."""
 

@@ -17,11 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qanchor.model.batch import DECAY_DAYS
+from qanchor.model.head import Fixed
 from qanchor.model.hierarchy import Prefix
 
-PARTS = 4
-"""What a seed adds up: read by the query, by the prompt, the user token, and all of them together. A model without
-prompt or user token has fewer, in that order."""
 KINDS = 8
 """Learned kinds of events that are counted too: at night, large, of one modality, whatever an event token tells."""
 
@@ -66,7 +64,7 @@ class AnchorSeed(nn.Module):
     decay: the hand-made "count in the last 7, 30, 90 days", but of whatever the query is about.
     """
 
-    def __init__(self, text_width: int, width: int, user: bool = True, heads: int = 4) -> None:
+    def __init__(self, text_width: int, width: int, dim: int, user: bool = True, heads: int = 4) -> None:
         """`user`: whether prefixes begin with a user token."""
         super().__init__()
         self.heads = heads
@@ -86,10 +84,11 @@ class AnchorSeed(nn.Module):
             with torch.no_grad():
                 self.user_skip.weight *= VOLUME
         self.prompt_skip = nn.Linear(read, width, bias=False)
-        self.share = nn.Linear(width, PARTS, bias=False)
-        nn.init.normal_(self.share.weight, std=0.01)  # tuning's steps are large: a share is to move by percents
         self.out = nn.Linear(width, width)
         self.skip = nn.Linear(read, width, bias=False)
+        self.tell_user = Fixed(width, dim) if user else None
+        self.tell_own = Fixed(read, dim)
+        self.tell_prompted = Fixed(read, dim)
 
     def contents(self, prefix: Prefix) -> Contents:
         """What depends on the prefix alone."""
@@ -103,9 +102,8 @@ class AnchorSeed(nn.Module):
         prefix: Prefix,
         words: Words,
         prompt_BNKD: Tensor,
-        change_BNKD: Tensor,
         contents: Contents | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """[B, N, D] what `<USER_EMB>` of each suffix starts from, before its learned constant is added.
 
         Prompts may be [1, N, K, D], shared by the users; `change` is how they differ from what pretraining learned.
@@ -123,16 +121,13 @@ class AnchorSeed(nn.Module):
             hidden_BND = hidden_BND + self.user_in(prefix.user_BD)[:, None]
             parts.append(self.user_skip(prefix.user_BD)[:, None])
         parts.append(self.out(F.gelu(hidden_BND)))
-        seed_BND: Tensor = parts[0].new_zeros(())
-        for share_BN1, part_BND in zip(self._shares(change_BNKD), parts, strict=False):
-            seed_BND = seed_BND + share_BN1 * part_BND
-        return seed_BND
-
-    def _shares(self, change_BNKD: Tensor) -> Tensor:
-        """[PARTS, B, N, 1] how much each part counts: all alike, until a scenario has a prompt of its own."""
-        mean_BND = change_BNKD.sum(2) / max(1, change_BNKD.shape[2])
-        share: Tensor = self.share(mean_BND).exp().movedim(-1, 0)[..., None]
-        return share
+        seed_BND = sum(parts[1:], parts[0])
+        own_BNO = self.tell_own(own_BNX)
+        user_BNO = torch.zeros_like(own_BNO)
+        if self.tell_user is not None:
+            user_BNO = self.tell_user(prefix.user_BD.float())[:, None].expand_as(own_BNO)
+        prompted_BNO = self.tell_prompted(prompted_BNX).expand_as(own_BNO) if prompt_BNKD.shape[2] else torch.zeros_like(own_BNO)
+        return seed_BND, torch.cat([user_BNO, own_BNO, prompted_BNO], -1)
 
     def attention(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor) -> Tensor:
         """[B, N, P] where each suffix looks: the mean weight of all heads, half by the query and half by the prompt."""

@@ -22,7 +22,7 @@ from qanchor.model import body
 from qanchor.model.attention import ALL, Layout
 from qanchor.model.batch import Batch
 from qanchor.model.body import KeysValues
-from qanchor.model.head import Head
+from qanchor.model.head import STREAMS, Head
 from qanchor.model.hierarchy import Hierarchy, Prefix
 from qanchor.model.seed import AnchorSeed, Contents, Words
 from qanchor.model.text_encoder import TextEncoder, query_words
@@ -31,6 +31,10 @@ QUERY_WORDS = 32
 QUERY_TOKENS = 24
 ANSWER_TOKENS = 32
 """Longer queries lose their beginning, longer answers their end."""
+
+
+LOG_SHARE = 20.0
+"""So that a prompt's numbers hardly move when they say that a stream counts several times as much."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Towers(nn.Module):
         self.hierarchy = Hierarchy(
             len(modalities), text_encoder.width, width, named, features, user_token, modality_tokens
         )
-        self.seed = AnchorSeed(text_encoder.width, width, user_token) if seeded else None
+        self.seed = AnchorSeed(text_encoder.width, width, dim, user_token) if seeded else None
         self.answer_seed = (
             nn.EmbeddingBag(len(tokenizer), width, mode="mean", padding_idx=tokenizer.pad_token_id) if seeded else None
         )
@@ -152,10 +156,10 @@ class Towers(nn.Module):
         query_BN: Tensor,
         prompt_BNKD: Tensor,
         contents: Contents | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one."""
         if self.seed is None or queries.word_RL is None:
-            return self.user_emb.expand(len(prefix), query_BN.shape[1], -1)
+            return self.user_emb.expand(len(prefix), query_BN.shape[1], -1), None
         word_BNL = queries.word_RL[query_BN]
         word_BNL = word_BNL[..., : max(1, int((word_BNL >= 0).sum(-1).max()))]
         # a query has one word at least; said again in the place of padding, it changes no maximum
@@ -164,8 +168,8 @@ class Towers(nn.Module):
         vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
         importance_V = self.text_encoder.importance(queries.indexed)[used_V]
         words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:])
-        seed_BND: Tensor = self.seed(prefix, words, prompt_BNKD, prompt_BNKD - self.prompt, contents)
-        return self.user_emb + seed_BND
+        seed_BND, told_BNO = self.seed(prefix, words, prompt_BNKD, contents)
+        return self.user_emb + seed_BND, told_BNO
 
     def suffixes(
         self,
@@ -176,7 +180,7 @@ class Towers(nn.Module):
         answers: Tokens | None = None,
         answer_BN: Tensor | None = None,
         contents: Contents | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Input vectors [B, N, S, D] of the suffixes and their mask [B, N, S]; `<USER_EMB>` is column Q + K.
 
         Queries may be [1, N] and prompts [1, N, K, D], the same for all users.
@@ -185,14 +189,14 @@ class Towers(nn.Module):
         prompt_BNKD = self.prompt.expand(1, suffixes, -1, -1) if prompt_BNKD is None else prompt_BNKD
         embed = self.backbone.get_input_embeddings()
         id_BNQ, mask_BNQ = queries.take(query_BN, "left")
-        seed_BND = self.seeds(prefix, queries, query_BN, prompt_BNKD, contents)
+        seed_BND, told_BNO = self.seeds(prefix, queries, query_BN, prompt_BNKD, contents)
         parts = [embed(id_BNQ).expand(users, -1, -1, -1), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
         masks = [mask_BNQ.expand(users, -1, -1), mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
         if answers is not None and answer_BN is not None:
             id_BNT, mask_BNT = answers.take(answer_BN, "right")
             parts.append(embed(id_BNT))
             masks.append(mask_BNT)
-        return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2)
+        return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2), told_BNO
 
     def read(
         self,
@@ -234,10 +238,29 @@ class Towers(nn.Module):
 
         With `cached` and `contents` of the prefix, only what depends on the suffixes is computed.
         """
-        suffix_BNSD, mask_BNS = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
+        streams_BNSO = self.streams(prefix, queries, query_BN, prompt_BNKD, cached, contents)
+        return self.head.mix(streams_BNSO, None if prompt_BNKD is None else self.shares(prompt_BNKD))
+
+    def shares(self, prompt_BNKD: Tensor) -> Tensor | None:
+        """[B, N, S] how much a scenario's own prompt makes of each stream: e to what its first numbers differ by."""
+        if not len(self.prompt):
+            return None
+        change_BNS = (prompt_BNKD - self.prompt)[..., : len(STREAMS)].mean(-2)
+        return (LOG_SHARE * change_BNS).exp()
+
+    def streams(
+        self,
+        prefix: Prefix,
+        queries: Tokens,
+        query_BN: Tensor,
+        prompt_BNKD: Tensor | None = None,
+        cached: KeysValues | None = None,
+        contents: Contents | None = None,
+    ) -> Tensor:
+        """[B, N, S, O] what `anchor` mixes."""
+        suffix_BNSD, mask_BNS, told_BNO = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
         state_BN1D = self.read(prefix, suffix_BNSD, mask_BNS, cached, slice(-1, None))
-        embedding_BNO: Tensor = self.head(state_BN1D[:, :, 0], "anchor")
-        return embedding_BNO
+        return self.head.streams(self.head.project(state_BN1D[:, :, 0], told_BNO), "anchor")
 
     def answer(self, answers: Tokens, answer_BN: Tensor) -> Tensor:
         """[B, N, O] projections of the answers: the same backbone, its last token, each distinct answer once."""
@@ -259,10 +282,11 @@ class Towers(nn.Module):
         They equal those of `anchor` and `answer` as long as the backbone's residual branches are zero.
         """
         norm = self.backbone.get_decoder().norm
-        seed_BND = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
+        seed_BND, told_BNO = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
         rows, place_BN = torch.unique(answer_BN, return_inverse=True)
         end_BND = self._answer_end(answers, rows)[place_BN]
-        return self.head.project(norm(seed_BND.to(self.dtype))), self.head.project(norm(end_BND.to(self.dtype)))
+        user_BNQ = self.head.project(norm(seed_BND.to(self.dtype)), told_BNO)
+        return user_BNQ, self.head.project(norm(end_BND.to(self.dtype)))
 
     def _answer_end(self, answers: Tokens, rows: Tensor) -> Tensor:
         """[A, D] the input at an answer's last token: a learned constant, plus the mean of its tokens if seeded."""

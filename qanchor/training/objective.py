@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qanchor.config import Pretrain
 from qanchor.model import losses
+from qanchor.model.head import STREAMS
 from qanchor.model.towers import Towers
 from qanchor.training.corpus import Chunk, Corpus
 from qanchor.training.masters import Masters
@@ -156,16 +157,16 @@ class Objective:
         """
         towers = self.towers
         answers = self.corpus.answers if self.settings.ntp > 0 and towers.training else None
-        suffix_CNSD, mask_CNS = towers.suffixes(
+        suffix_CNSD, mask_CNS, told_CNO = towers.suffixes(
             prefix, self.corpus.queries, chunk.query_CN, None, answers, chunk.answer_CN
         )
         if answers is None:
             state_CN1D = towers.read(prefix, suffix_CNSD, mask_CNS, columns=slice(-1, None))
-            return towers.head.project(state_CN1D[:, :, 0]), state_CN1D.new_zeros((), dtype=torch.float32)
+            return towers.head.project(state_CN1D[:, :, 0], told_CNO), state_CN1D.new_zeros((), dtype=torch.float32)
         id_CNT, mask_CNT = answers.take(chunk.answer_CN, "right")
         # the state one position before each answer token predicts it: the first one is <USER_EMB>, the last one nobody
         before_CNTD = towers.read(prefix, suffix_CNSD, mask_CNS, columns=slice(-id_CNT.shape[-1] - 1, -1))
-        user_CNO = towers.head.project(before_CNTD[:, :, 0])
+        user_CNO = towers.head.project(before_CNTD[:, :, 0], told_CNO)
         if not torch.is_grad_enabled():
             return user_CNO, user_CNO.new_zeros(())
         project, parts = towers.backbone.get_output_embeddings(), []
@@ -179,7 +180,7 @@ class Objective:
         """Put the batch together: every rank fills in the rows of its own users, and the sum over ranks is all."""
         device, (users, questions) = self.towers.device, drawn.topic_BN.shape
         dtype = self.towers.head.linear.weight.dtype
-        projection_2BNO = torch.zeros(2, users, questions, self.towers.dim, dtype=dtype, device=device)
+        projection_2BNO = torch.zeros(2, users, questions, len(STREAMS) * self.towers.dim, dtype=dtype, device=device)
         for chunk, projection_2CNO in zip(chunks, read, strict=True):
             projection_2BNO[:, chunk.place_C] = projection_2CNO.detach()
         text_BN = torch.zeros(users, questions, dtype=torch.long)

@@ -88,6 +88,7 @@ class Pairs:
         Raises:
             TrainingError: `frame` has no pair of these keys, or no two users who were asked alike.
         """
+        self.keys = len(keys)
         index = ["user_id", "as_of"]
         everyone, held = keys.select(index).with_row_index("key"), profiles.keys().with_row_index("profile")
         own = pl.col("profile").is_not_null()

@@ -29,14 +29,18 @@ from torch import Tensor, nn
 from qanchor.config import Tune
 from qanchor.errors import TrainingError
 from qanchor.model import losses
+from qanchor.model.head import STREAMS
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.towers import Tokens, Towers
+from qanchor.model.towers import LOG_SHARE, Tokens, Towers
+from qanchor.training import mixes
 from qanchor.training.checkpoints import Checkpoints, Position
 from qanchor.training.pretrain import autocast
 
 CHUNK = 64
 """Users embedded at once: those of like length, so that little of it is padding."""
+PROMPTED = 3.0
+"""How much more of what its own prompt reads a scenario's embedding holds than one by the shared prompt."""
 START = 64
 """Training users of each class whose mean a prototype starts from."""
 
@@ -133,9 +137,12 @@ class Tuning:
         self.names = list(labelled)
         self.tokens: Tokens = towers.tokens([queries[name] for name in self.names], "left")
         self.towers.eval()
-        prompt_GKD = towers.prompt.detach().expand(len(self.names), -1, -1).clone()
-        self.learned = Learned(prompt_GKD, self._class_means(prompt_GKD))
         self.checkpoints = Checkpoints(folder)
+        prompt_GKD = towers.prompt.detach().expand(len(self.names), -1, -1).clone()
+        if towers.seeded and len(towers.prompt) and not self.checkpoints.position():
+            for g, name in enumerate(self.names):
+                self._start(g, self.labelled[name], prompt_GKD)
+        self.learned = Learned(prompt_GKD, self._class_means(prompt_GKD))
 
     def run(self) -> Iterator[TuneStep | TuneCheck]:
         """500 steps by default, from the last checkpoint if there is one; `prompts` are then each scenario's best.
@@ -179,6 +186,30 @@ class Tuning:
             for g, (name, classes) in enumerate(self._classes)
         }
 
+    def _start(self, g: int, part: Labelled, prompt_GKD: Tensor) -> None:
+        """Write into a scenario's prompt which mix its classes are told best by (`mixes.py`)."""
+        rng = np.random.default_rng((self.seed, zlib.crc32(self.names[g].encode())))
+        some = np.sort(rng.permutation(len(part.train_row))[: mixes.ROWS])
+        class_R = np.concatenate([part.train_label[some], part.validation_label])
+        split_R = np.repeat(["train", "validation"], [len(some), len(part.validation_row)])
+        stream_RSO = self._all_streams(g, np.concatenate([part.train_row[some], part.validation_row]), prompt_GKD)
+        share_S = mixes.best(self.towers.head, stream_RSO, class_R, split_R)
+        share_S[-1] *= PROMPTED
+        prompt_GKD[g, :, : len(share_S)] += share_S.log().to(prompt_GKD.device) / LOG_SHARE
+
+    @torch.no_grad()
+    def _all_streams(self, g: int, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
+        """[R, S, O] what any number of users' embeddings for one scenario are mixed of."""
+        picked = list(self._like_lengths(row_R))
+        parts = []
+        for place in picked:
+            with autocast(self.towers):
+                prefix, cached = self.cache.take(row_R[place])
+                query_R1 = torch.full((len(place), 1), g, device=self.towers.device)
+                prompt_R1KD = prompt_GKD[g].expand(len(place), 1, -1, -1)
+                parts.append(self.towers.streams(prefix, self.tokens, query_R1, prompt_R1KD, cached)[:, 0])
+        return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(picked)))]
+
     @property
     def _classes(self) -> list[tuple[str, int]]:
         return [(name, len(self.labelled[name].members)) for name in self.names]
@@ -200,6 +231,8 @@ class Tuning:
                 parts[g] = mean * len(own) / batch
                 loss_G[g] += parts[g].detach()
             torch.autograd.backward(torch.stack(list(parts.values())).sum())
+        if self.learned.prompt_GKD.grad is not None:
+            self.learned.prompt_GKD.grad[..., : len(STREAMS)] = 0  # the mix stays as a probe has chosen it
         for name, loss in zip(self.names, loss_G.tolist(), strict=True):
             if not math.isfinite(loss):
                 raise TrainingError(

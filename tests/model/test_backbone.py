@@ -101,7 +101,7 @@ def test_one_pass_equals_cached_equals_the_library_reading_each_sequence_alone(f
     towers = towers_of(family, tmp_path)
     prefix, queries = prefix_of(towers, np.arange(5)), towers.tokens(QUERIES, "left")
     query_BN = torch.arange(3).expand(5, 3)
-    suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, query_BN)
+    suffix_BNSD, mask_BNS, _ = towers.suffixes(prefix, queries, query_BN)
     packed = towers.read(prefix, suffix_BNSD, mask_BNS)[:, :, -1]
     cached = towers.read(prefix, suffix_BNSD, mask_BNS, towers.keys_values(prefix))[:, :, -1]
     torch.testing.assert_close(cached, packed, atol=2e-5, rtol=1e-5)
@@ -118,7 +118,7 @@ def test_a_sliding_window_and_capped_scores_change_what_is_read(tmp_path):
     """Else the test above would pass with both ignored on either side."""
     towers = towers_of("gemma2", tmp_path)
     prefix, queries = prefix_of(towers, np.arange(3)), towers.tokens(QUERIES, "left")
-    suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, torch.arange(3).expand(3, 3))
+    suffix_BNSD, mask_BNS, _ = towers.suffixes(prefix, queries, torch.arange(3).expand(3, 3))
     before = towers.read(prefix, suffix_BNSD, mask_BNS)
     for layer in towers.backbone.get_decoder().layers:
         assert layer.self_attn.attn_logit_softcapping
@@ -139,7 +139,7 @@ def test_a_last_layer_of_the_rows_that_are_read_equals_a_whole_one(family, hybri
 
     def everything():
         prefix = prefix_of(towers, np.arange(1, 5))
-        suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
+        suffix_BNSD, mask_BNS, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
         state_BNRD = towers.read(prefix, suffix_BNSD, mask_BNS, columns=slice(-5, -1))
         kept = [part for layer in towers.keys_values(prefix) for part in layer]
         outputs = [state_BNRD, towers.answer(answers, answer_BN), towers.anchor(prefix, queries, query_BN), *kept]
@@ -161,7 +161,7 @@ def test_gradients_reach_lora_and_our_own_parts_only(family, tmp_path):
     queries, answers = towers.tokens(QUERIES, "left"), towers.tokens(ANSWERS, "right")
     query_BN, answer_BN = torch.arange(2).expand(4, 2), torch.tensor([[0, 1]]).expand(4, 2)
     prefix = prefix_of(towers, np.arange(1, 5))
-    suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
+    suffix_BNSD, mask_BNS, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
     state_BNSD = towers.read(prefix, suffix_BNSD, mask_BNS)
     logits = towers.backbone.get_output_embeddings()(state_BNSD[:, :, -2])
     ntp = losses.next_token(logits, answer_BN, torch.ones_like(answer_BN))

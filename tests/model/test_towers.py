@@ -58,14 +58,16 @@ def test_one_pass_equals_cached_equals_the_library_reading_each_sequence_alone(n
     cached = towers.anchor(prefix, queries, query_BN, cached=towers.keys_values(prefix))
     torch.testing.assert_close(packed, cached, atol=2e-5, rtol=0)
 
-    suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, query_BN)
+    suffix_BNSD, mask_BNS, told_BNQ = towers.suffixes(prefix, queries, query_BN)
     eager = AutoModelForCausalLM.from_config(towers.backbone.config, attn_implementation="eager").eval()
     eager.load_state_dict(towers.backbone.state_dict())
     for b in range(6):
         for n in range(3):
             alone = torch.cat([prefix.token_BPD[b][prefix.mask_BP[b]], suffix_BNSD[b, n][mask_BNS[b, n]]])
             state = eager.get_decoder()(inputs_embeds=alone[None]).last_hidden_state[:, -1]
-            torch.testing.assert_close(towers.head(state[None], "anchor")[0, 0], packed[b, n], atol=2e-5, rtol=0)
+            told = None if told_BNQ is None else told_BNQ[b, n][None, None]
+            embedding = towers.head(towers.head.project(state[None], told), "anchor")[0, 0]
+            torch.testing.assert_close(embedding, packed[b, n], atol=2e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -99,7 +101,7 @@ def test_user_emb_never_sees_the_answer_nor_another_suffix(towers):
     query_BN = torch.tensor([[0, 1]]).expand(4, 2)
 
     def states(answer_BN):
-        suffix, mask = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
+        suffix, mask, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
         return towers.read(prefix, suffix, mask)
 
     width = towers.tokens(QUERIES[:2], "left").id_RL.shape[1] + towers.prompt.shape[0] + 1
@@ -116,9 +118,9 @@ def test_a_bypassed_backbone_equals_one_with_zero_branches(profiles):
     answers, answer_BN = towers.tokens(["coffee", "nothing at all"], "right"), torch.tensor([[0, 1, 1]] * 6)
     query_BN = torch.arange(3).expand(6, 3)
     user, answer = towers.aligned(prefix, queries, query_BN, answers, answer_BN)
-    suffix_BNSD, mask_BNS = towers.suffixes(prefix, queries, query_BN)
+    suffix_BNSD, mask_BNS, told_BNQ = towers.suffixes(prefix, queries, query_BN)
     state_BNSD = towers.read(prefix, suffix_BNSD, mask_BNS)
-    torch.testing.assert_close(user, towers.head.project(state_BNSD[:, :, -1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(user, towers.head.project(state_BNSD[:, :, -1], told_BNQ), atol=1e-5, rtol=0)
     torch.testing.assert_close(answer, towers.answer(answers, answer_BN), atol=1e-5, rtol=0)
 
 

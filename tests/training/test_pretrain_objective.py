@@ -13,6 +13,7 @@ from training_world import SETTINGS, corpora
 
 from qanchor.model import losses
 from qanchor.model.batch import collate
+from qanchor.model.head import STREAMS
 from qanchor.training.corpus import Corpus
 from qanchor.training.masters import Masters
 from qanchor.training.objective import Objective
@@ -33,24 +34,25 @@ def plain(towers, corpus, drawn, settings, bypass, alone: bool):
     """The loss as its equations say it, by one forward pass; `alone` reads every pair in a sequence of its own."""
     users, questions = drawn.query_LN.shape
     cells = [(np.array([b]), np.array([n])) for b in range(users) for n in range(questions)]
-    parts, ntp, words = torch.zeros(2, users, questions, towers.dim), torch.zeros(()), 0
+    parts, ntp, words = torch.zeros(2, users, questions, len(STREAMS) * towers.dim), torch.zeros(()), 0
     for rows, columns in cells if alone else [(np.arange(users), np.arange(questions))]:
         prefix = towers.prefix(collate(corpus.profiles, drawn.profile_L[rows], corpus.kept), corpus.texts)
         query_BN, answer_BN = (torch.from_numpy(x[np.ix_(rows, columns)]) for x in (drawn.query_LN, drawn.answer_LN))
         if bypass:
             both = towers.aligned(prefix, corpus.queries, query_BN, corpus.answers, answer_BN)
         else:
-            suffix, mask = towers.suffixes(prefix, corpus.queries, query_BN, None, corpus.answers, answer_BN)
+            suffix, mask, told = towers.suffixes(prefix, corpus.queries, query_BN, None, corpus.answers, answer_BN)
             state_BNSD = towers.read(prefix, suffix, mask)
             id_BNT, mask_BNT = corpus.answers.take(answer_BN, "right")
             end = state_BNSD.shape[2] - id_BNT.shape[2] - 1
-            both = towers.head.project(state_BNSD[:, :, end]), towers.answer(corpus.answers, answer_BN)
+            both = towers.head.project(state_BNSD[:, :, end], told), towers.answer(corpus.answers, answer_BN)
             logits = towers.backbone.get_output_embeddings()(state_BNSD[:, :, end:-1])
             ntp = ntp + F.cross_entropy(logits[mask_BNT], id_BNT[mask_BNT], reduction="sum")
             words += int(mask_BNT.sum())
         place = tuple(torch.from_numpy(x) for x in np.ix_(np.arange(2), rows, columns))
         parts = parts.index_put(place, torch.stack(both))
-    user, answer = (F.normalize(_centred(part), dim=-1) for part in parts)
+    streams = (_centred(part).split(towers.dim, -1) for part in parts)
+    user, answer = (F.normalize(sum(w * x for w, x in zip(STREAMS, part, strict=True)), dim=-1) for part in streams)
     contrast = [
         losses.contrastive(
             user[:, n],
@@ -121,7 +123,7 @@ def test_chunks_hold_every_user_once_within_the_budget_and_the_longest_together(
     assert all(later.max() <= earlier.min() for earlier, later in itertools.pairwise(lengths))
     for chunk, length in zip(chunks, lengths, strict=True):
         prefix = towers.prefix(chunk.batch, corpus.texts)
-        _, mask = towers.suffixes(prefix, corpus.queries, chunk.query_CN, None, corpus.answers, chunk.answer_CN)
+        _, mask, _ = towers.suffixes(prefix, corpus.queries, chunk.query_CN, None, corpus.answers, chunk.answer_CN)
         assert (prefix.mask_BP.sum(1).numpy() == length).all()
         assert len(length) == 1 or prefix.mask_BP.numel() + mask.numel() <= chunk.columns <= 300
         answers = corpus.answers.mask_RL[chunk.answer_CN].sum() + chunk.answer_CN.numel()
