@@ -211,7 +211,7 @@ class Project:
             torch.manual_seed(training.seed)
             persistence.save(persistence.begin(self.config, sorted(said["text"])), folder / "start", self._card())
         ranks.wait()
-        towers = persistence.load(folder / "start", self.out / "vectors").to(ranks.device).train()
+        towers = persistence.load(folder / "start", self.out / "vectors").train()
         described = self.store.texts().described
         with self.stages.progress("texts", len(described)) as advance:
             texts = towers.text_encoder.index(described, lambda n: advance(n, ""))
