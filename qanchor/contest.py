@@ -162,10 +162,7 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
     def embed(setting: Setting, seed: int) -> dict[str, Features]:
         own = model(setting, seed)
         found: dict[str, Features] = {
-            row: {
-                name: embeddings.read(own.out / "embeddings" / f"{kind}.parquet", name, own.covers)
-                for name in own.config.scenarios
-            }
+            row: embeddings.read_all(own.out / "embeddings" / f"{kind}.parquet", own.covers)
             for kind, row in rows.items()
         }
         if zero_shot and (told := own.zero_shot()):

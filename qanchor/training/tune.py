@@ -35,7 +35,7 @@ from qanchor.model.towers import Tokens, Towers
 from qanchor.training.checkpoints import Checkpoints, Position
 from qanchor.training.pretrain import autocast
 
-CHUNK = 64
+CHUNK = {"cpu": 64, "cuda": 512}
 """Users embedded at once: those of like length, so that little of it is padding."""
 START = 64
 """Training users of each class whose mean a prototype starts from."""
@@ -218,9 +218,9 @@ class Tuning:
 
     def _like_lengths(self, row_R: Ints) -> Iterator[Ints]:
         """Places in `row_R`, chunk by chunk, users of like length together."""
-        order = np.argsort(self.cache.length_N.numpy()[row_R], kind="stable")
-        for start in range(0, len(order), CHUNK):
-            yield order[start : start + CHUNK]
+        order, chunk = np.argsort(self.cache.length_N.numpy()[row_R], kind="stable"), CHUNK[self.towers.device.type]
+        for start in range(0, len(order), chunk):
+            yield order[start : start + chunk]
 
     def _embed(self, scenario_R: Ints, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
         """u [R, O] of users for a scenario each, from cached prefixes; gradients reach the prompts only."""
