@@ -45,6 +45,18 @@ def trained(bench: Path, run: Path, settings: Config) -> Project:
     return own
 
 
+def surveyed(bench: Path, run: Path, settings: Config) -> Path:
+    """The folder of a UserU, finished: named by all of a config that it is made from."""
+    parts = settings.model_dump_json(
+        include={"useru": True, "windows": True, "users": True, "modalities": True, "training": {"seed"}}
+    )
+    folder = (bench / f"useru-{hashlib.sha256(parts.encode()).hexdigest()[:12]}").resolve()
+    with _alone(folder):
+        _take(run, folder, ("ingest",), ("store",))
+        Project(settings, Stages(folder, Console(quiet=True))).useru()
+    return folder
+
+
 def measured(own: Project) -> dict[str, Any]:
     """What the pictures need of a trained model: attention by kind, scenario and modality, and training's gradient."""
     rows = np.random.default_rng(0).permutation(own.rows("test"))[:LOOKED_AT]
@@ -79,25 +91,13 @@ def _gradient(log: Path) -> dict[str, Any]:
 
 def _pretrained(bench: Path, run: Path, settings: Config) -> Path:
     """The folder of a pretraining, finished; only its log stays of the checkpoints."""
-    folder, surveyed = (bench / _digest(settings, "tune")).resolve(), _surveyed(bench, run, settings)
+    folder, pairs = (bench / _digest(settings, "tune")).resolve(), surveyed(bench, run, settings)
     with _alone(folder):
-        _take(surveyed, folder, ("ingest", "useru"), ("store", "useru"))
+        _take(pairs, folder, ("ingest", "useru"), ("store", "useru"))
         Project(settings, Stages(folder, Console(quiet=True))).pretrain()
         for log in (folder / "checkpoints").glob("*/metrics.jsonl"):
             os.replace(log, folder / "metrics.jsonl")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    return folder
-
-
-def _surveyed(bench: Path, run: Path, settings: Config) -> Path:
-    """The folder of a UserU, finished: named by all of a config that it is made from."""
-    parts = settings.model_dump_json(
-        include={"useru": True, "windows": True, "users": True, "modalities": True, "training": {"seed"}}
-    )
-    folder = (bench / f"useru-{hashlib.sha256(parts.encode()).hexdigest()[:12]}").resolve()
-    with _alone(folder):
-        _take(run, folder, ("ingest",), ("store",))
-        Project(settings, Stages(folder, Console(quiet=True))).useru()
     return folder
 
 
