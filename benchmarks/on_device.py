@@ -188,7 +188,7 @@ def _done(task: Task, project: Project, bench: Bench) -> Reply:
     if task.builds:
         parts = bench.methods[task.unit.method].config[0]
         changes = {"training.seed": task.unit.seed, "useru": parts["useru"], "modalities": parts["modalities"]}
-        trained.surveyed(project.out / "bench" / "models", project.out, contest.changed(project.config, changes))
+        trained.surveyed(project.out / "bench" / "models", project, contest.changed(project.config, changes))
         return {}
     outcome, path = bench.run(task.unit), bench.path(task.unit)
     arrays = path.with_suffix(".safetensors")

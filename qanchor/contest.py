@@ -157,7 +157,7 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
 
     def model(setting: Setting, seed: int) -> Project:
         settings = changed(base, {"training.seed": seed, **setting})
-        return trained.trained(project.out / "bench" / "models", project.out, settings)
+        return trained.trained(project.out / "bench" / "models", project, settings)
 
     def embed(setting: Setting, seed: int) -> dict[str, Features]:
         own = model(setting, seed)

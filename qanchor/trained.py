@@ -31,29 +31,29 @@ STEPS = 500
 """Steps of pretraining whose gradient is told: Figure 11 looks at where training begins."""
 
 
-def trained(bench: Path, run: Path, settings: Config) -> Project:
+def trained(bench: Path, run: Project, settings: Config) -> Project:
     """Our model under one config: pretrained, tuned, every request embedded.
 
     Args:
         bench: where the models of a bench are kept.
-        run: the run folder whose events are read.
+        run: whose events are read; `settings` differ from its config in model, training and UserU alone.
     """
     pretrained = _pretrained(bench, run, settings)
-    own = Project(settings, Stages(pretrained / "tuned" / _digest(settings), Console(quiet=True)))
+    own = _like(run, settings, pretrained / "tuned" / _digest(settings))
     _borrow(pretrained, own.out)
     own.embed_requests()
     return own
 
 
-def surveyed(bench: Path, run: Path, settings: Config) -> Path:
+def surveyed(bench: Path, run: Project, settings: Config) -> Path:
     """The folder of a UserU, finished: named by all of a config that it is made from."""
     parts = settings.model_dump_json(
         include={"useru": True, "windows": True, "users": True, "modalities": True, "training": {"seed"}}
     )
     folder = (bench / f"useru-{hashlib.sha256(parts.encode()).hexdigest()[:12]}").resolve()
     with _alone(folder):
-        _take(run, folder, ("ingest",), ("store",))
-        Project(settings, Stages(folder, Console(quiet=True))).useru()
+        _take(run.out, folder, ("ingest",), ("store",))
+        _like(run, settings, folder).useru()
     return folder
 
 
@@ -89,16 +89,23 @@ def _gradient(log: Path) -> dict[str, Any]:
     }
 
 
-def _pretrained(bench: Path, run: Path, settings: Config) -> Path:
+def _pretrained(bench: Path, run: Project, settings: Config) -> Path:
     """The folder of a pretraining, finished; only its log stays of the checkpoints."""
     folder, pairs = (bench / _digest(settings, "tune")).resolve(), surveyed(bench, run, settings)
     with _alone(folder):
         _take(pairs, folder, ("ingest", "useru"), ("store", "useru"))
-        Project(settings, Stages(folder, Console(quiet=True))).pretrain()
+        _like(run, settings, folder).pretrain()
         for log in (folder / "checkpoints").glob("*/metrics.jsonl"):
             os.replace(log, folder / "metrics.jsonl")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
+
+
+def _like(run: Project, settings: Config, folder: Path) -> Project:
+    """The same requests and their profiles, read once for all that are trained on them."""
+    own = Project(settings, Stages(folder, Console(quiet=True)))
+    own.requests, own.past, own.future = run.requests, run.past, run.future
+    return own
 
 
 def _take(there: Path, here: Path, stages: tuple[str, ...], folders: tuple[str, ...]) -> None:
