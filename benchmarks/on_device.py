@@ -218,15 +218,21 @@ class Worker:
         self.pipe.send(task)
 
     def reply(self) -> Reply:
-        """A worker that has died is begun anew."""
+        """What came of its task. After an error it begins anew: a process whose GPU has failed fails at all that follows."""
         try:
             reply: Reply = self.pipe.recv()
-            self.task = None
         except EOFError:
             self.process.join(5)
             reply = {"error": f"its process died with {self.process.exitcode}"}
+        self.task = None
+        if "error" in reply:
+            self.end()
             self.begin()
         return reply
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join(5)
 
 
 # -- the machine ------------------------------------------------------------------------------------------------------
@@ -248,7 +254,7 @@ def shared_gpu() -> Iterator[bool]:
         yield works
     finally:
         if control:
-            _ran([control], os.environ | place, "quit\n")
+            _ran([control], os.environ | place, "quit -t 5\n")
 
 
 def _ran(command: list[str], environment: dict[str, str], told: str = "") -> bool:
@@ -310,7 +316,7 @@ def main(options: argparse.Namespace) -> None:
         running = ", ".join(worker.task.label for worker in workers if worker.task)
         print(f"{good} done, {bad} failed, {len(plan.left)} not started, ended: {running or 'none'}", flush=True)
         for worker in workers:
-            worker.process.kill()
+            worker.end()
 
 
 if __name__ == "__main__":
