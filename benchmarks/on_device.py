@@ -90,6 +90,8 @@ class Plan:
         self.tried: dict[tuple[str, str], list[tuple[float, Unit]]] = {}
         self.built: set[str] = set()
         self.busy: set[str] = set()
+        self.trained: set[str] = {""}
+        """Pretrainings that a unit is at, and those that one has ended with."""
         for name in data:
             project = opened(runs, name)
             for place, play in enumerate(plays):
@@ -109,11 +111,7 @@ class Plan:
 
     def next(self, known: set[str]) -> Task | None:
         """The task to start now; of equal ones, one of a data set that the worker knows."""
-        free = [
-            t
-            for t in self.left
-            if t.builds or not t.survey or (t.survey in self.built and t.pretraining not in self.busy)
-        ]
+        free = [task for task in self.left if task.builds or self._free(task)]
         if not free:
             return None
         chosen = min(free, key=lambda task: (task.place, not task.builds, -task.cost, task.data not in known))
@@ -121,8 +119,14 @@ class Plan:
         self.busy.add(chosen.pretraining)
         return chosen
 
+    def _free(self, task: Task) -> bool:
+        """Whether it would wait for no other."""
+        pretrained = task.pretraining in self.trained or task.pretraining not in self.busy
+        return pretrained and (not task.survey or task.survey in self.built)
+
     def ended(self, task: Task, reply: Reply) -> None:
         self.busy.discard(task.pretraining)
+        self.trained.add(task.pretraining)
         if task.builds:
             self.built.add(task.survey)
             return
@@ -218,7 +222,7 @@ class Worker:
         self.pipe.send(task)
 
     def reply(self) -> Reply:
-        """What came of its task. After an error it begins anew: a process whose GPU has failed fails at all that follows."""
+        """What came of its task. After an error it begins anew: once its GPU has failed, all that follows would."""
         try:
             reply: Reply = self.pipe.recv()
         except EOFError:
