@@ -157,15 +157,12 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
 
     def model(setting: Setting, seed: int) -> Project:
         settings = changed(base, {"training.seed": seed, **setting})
-        return trained.trained(project.out / "bench" / "models", project.out, settings)
+        return trained.trained(project.out / "bench" / "models", project, settings)
 
     def embed(setting: Setting, seed: int) -> dict[str, Features]:
         own = model(setting, seed)
         found: dict[str, Features] = {
-            row: {
-                name: embeddings.read(own.out / "embeddings" / f"{kind}.parquet", name, own.covers)
-                for name in own.config.scenarios
-            }
+            row: embeddings.read_all(own.out / "embeddings" / f"{kind}.parquet", own.covers)
             for kind, row in rows.items()
         }
         if zero_shot and (told := own.zero_shot()):

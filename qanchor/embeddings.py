@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from qanchor import storage
@@ -65,6 +66,16 @@ def read(path: Place, scenario: str, covers: Covers = clear) -> npt.NDArray[np.f
     column = table["embedding"].combine_chunks()
     flat: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(len(column), -1)
     return flat
+
+
+def read_all(path: Place, covers: Covers = clear) -> dict[str, npt.NDArray[np.float32]]:
+    """scenario -> [N, O] of every scenario that a file holds, in one pass. Raises SealError as `covered.opened`."""
+    with covered.opened(path, covers(path.stem)) as file:
+        table = pq.read_table(file, columns=["scenario", "embedding"])
+    names = pc.unique(table["scenario"]).to_pylist()
+    embedding_X = table["embedding"].combine_chunks().flatten().to_numpy()
+    # `write` puts the rows of a scenario one after another
+    return dict(zip(names, embedding_X.reshape(len(names), table.num_rows // len(names), -1), strict=True))
 
 
 def made_by(path: Place, covers: Covers = clear) -> dict[str, str]:

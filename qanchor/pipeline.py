@@ -211,7 +211,7 @@ class Project:
             torch.manual_seed(training.seed)
             persistence.save(persistence.begin(self.config, sorted(said["text"])), folder / "start", self._card())
         ranks.wait()
-        towers = persistence.load(folder / "start", self.out / "vectors").to(ranks.device).train()
+        towers = persistence.load(folder / "start", self.out / "vectors").train()
         described = self.store.texts().described
         with self.stages.progress("texts", len(described)) as advance:
             texts = towers.text_encoder.index(described, lambda n: advance(n, ""))
@@ -349,10 +349,10 @@ class Project:
                 self.console.print(f"  no column zero-shot: there are no `statements` of {', '.join(lacking)}")
             return None
         model = QAnchor.from_pretrained(self.out / "model", self.out / "vectors")
-        base, framing = self.storage / "embeddings" / "base.parquet", Framing.of(self.config)
+        base = embeddings.read_all(self.storage / "embeddings" / "base.parquet", self.covers)
+        framing = Framing.of(self.config)
         return {
-            name: embeddings.read(base, name, self.covers)
-            @ direction(model, framing, statements.positive, statements.negative)
+            name: base[name] @ direction(model, framing, statements.positive, statements.negative)
             for name, statements in said.items()
             if statements
         }
@@ -376,10 +376,7 @@ class Project:
     def _embeddings(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
         """kind -> scenario -> [N, O], as `embed` wrote them."""
         return {
-            kind: {
-                name: embeddings.read(self.storage / "embeddings" / f"{kind}.parquet", name, self.covers)
-                for name in self.labels
-            }
+            kind: embeddings.read_all(self.storage / "embeddings" / f"{kind}.parquet", self.covers)
             for kind in ("base", "tuned")
         }
 

@@ -1,7 +1,7 @@
-"""Our own model inside a bench: one run folder for each pretraining, within it one for each way to tune that.
+"""Our own model inside a bench: one run folder for each UserU, for each pretraining, and for each way to tune that.
 
-What a stage has done already is not done again, so that five ways to tune cost one pretraining; processes that want
-the same one wait for whoever is at it.
+What a stage has done already is not done again, so that five ways to tune cost one pretraining, and pretrainings of
+models that differ learn from one UserU; processes that want the same one wait for whoever is at it.
 """
 
 from __future__ import annotations
@@ -31,18 +31,30 @@ STEPS = 500
 """Steps of pretraining whose gradient is told: Figure 11 looks at where training begins."""
 
 
-def trained(bench: Path, run: Path, settings: Config) -> Project:
+def trained(bench: Path, run: Project, settings: Config) -> Project:
     """Our model under one config: pretrained, tuned, every request embedded.
 
     Args:
         bench: where the models of a bench are kept.
-        run: the run folder whose events are read.
+        run: whose events are read; `settings` differ from its config in model, training and UserU alone.
     """
     pretrained = _pretrained(bench, run, settings)
-    own = Project(settings, Stages(pretrained / "tuned" / _digest(settings), Console(quiet=True)))
+    own = _like(run, settings, pretrained / "tuned" / _digest(settings))
     _borrow(pretrained, own.out)
     own.embed_requests()
     return own
+
+
+def surveyed(bench: Path, run: Project, settings: Config) -> Path:
+    """The folder of a UserU, finished: named by all of a config that it is made from."""
+    parts = settings.model_dump_json(
+        include={"useru": True, "windows": True, "users": True, "modalities": True, "training": {"seed"}}
+    )
+    folder = (bench / f"useru-{hashlib.sha256(parts.encode()).hexdigest()[:12]}").resolve()
+    with _alone(folder):
+        _take(run.out, folder, ("ingest",), ("store",))
+        _like(run, settings, folder).useru()
+    return folder
 
 
 def measured(own: Project) -> dict[str, Any]:
@@ -77,18 +89,32 @@ def _gradient(log: Path) -> dict[str, Any]:
     }
 
 
-def _pretrained(bench: Path, run: Path, settings: Config) -> Path:
+def _pretrained(bench: Path, run: Project, settings: Config) -> Path:
     """The folder of a pretraining, finished; only its log stays of the checkpoints."""
-    folder = (bench / _digest(settings, "tune")).resolve()
+    folder, pairs = (bench / _digest(settings, "tune")).resolve(), surveyed(bench, run, settings)
     with _alone(folder):
-        (folder / "stages").mkdir(exist_ok=True)
-        shutil.copy(run / "stages" / "ingest.json", folder / "stages" / "ingest.json")
-        _link(run / "store", folder / "store")
-        Project(settings, Stages(folder, Console(quiet=True))).pretrain()
+        _take(pairs, folder, ("ingest", "useru"), ("store", "useru"))
+        _like(run, settings, folder).pretrain()
         for log in (folder / "checkpoints").glob("*/metrics.jsonl"):
             os.replace(log, folder / "metrics.jsonl")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
+
+
+def _like(run: Project, settings: Config, folder: Path) -> Project:
+    """The same requests and their profiles, read once for all that are trained on them."""
+    own = Project(settings, Stages(folder, Console(quiet=True)))
+    own.requests, own.past, own.future = run.requests, run.past, run.future
+    return own
+
+
+def _take(there: Path, here: Path, stages: tuple[str, ...], folders: tuple[str, ...]) -> None:
+    """What another run folder has done: copies of its stamps, links to what it made."""
+    (here / "stages").mkdir(parents=True, exist_ok=True)
+    for name in folders:
+        _link(there / name, here / name)
+    for name in stages:
+        shutil.copy(there / "stages" / f"{name}.json", here / "stages" / f"{name}.json")
 
 
 def _borrow(pretrained: Path, own: Path) -> None:
@@ -98,17 +124,15 @@ def _borrow(pretrained: Path, own: Path) -> None:
     if known.exists() and known.read_text() == stamp.read_text():
         return
     shutil.rmtree(own, ignore_errors=True)
-    (own / "stages").mkdir(parents=True)
+    own.mkdir(parents=True)
     shutil.copytree(pretrained / "model", own / "model", copy_function=os.symlink)
     (pretrained / "vectors").mkdir(exist_ok=True)
-    for name in ("store", "vectors"):
-        _link(pretrained / name, own / name)
-    for name in ("ingest", "useru", "pretrain"):
-        shutil.copy(pretrained / "stages" / f"{name}.json", own / "stages" / f"{name}.json")
+    _take(pretrained, own, ("ingest", "useru", "pretrain"), ("store", "vectors"))
 
 
 def _link(there: Path, here: Path) -> None:
     if not here.is_symlink():
+        shutil.rmtree(here, ignore_errors=True)  # an older version's own
         here.symlink_to(there.resolve())
 
 

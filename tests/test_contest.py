@@ -59,6 +59,8 @@ def test_our_own_rows_share_the_store_and_leave_base_and_tuned(wallet):
     assert set(outcome.rows["untrained"]) == {"login", "value"}
     assert set(outcome.measured["attention"]["tuned"]) == {"login", "value"}
     assert sum(outcome.measured["attention"]["base"]["login"].values()) == pytest.approx(1, abs=1e-3)
-    (model,) = (wallet / "bench" / "models").iterdir()
+    model, survey = sorted((wallet / "bench" / "models").iterdir())
+    assert survey.name.startswith("useru-")
     assert (model / "store").is_symlink()
+    assert (model / "useru").resolve() == survey / "useru"
     assert not (model / "checkpoints").exists()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from qanchor.baselines.reader import SequenceBaseline
 from qanchor.baselines.sequences import FEATURES, VALUE, Ints, collate
 from qanchor.events.profiles import Profiles
+from qanchor.model.backbone import device
 
 ANCHORS = 256
 TEMPERATURE = 0.1
@@ -34,7 +35,7 @@ class CPC(SequenceBaseline):
 
     def build(self, past: Profiles, future: Profiles) -> nn.Module:
         self.past = past
-        self.timeless = torch.zeros(FEATURES)
+        self.timeless = torch.zeros(FEATURES, device=device())
         self.timeless[VALUE] = 1
         self.ahead = nn.ModuleList(nn.Linear(self.width, self.width, bias=False) for _ in range(self.reach))
         return self.ahead
@@ -46,12 +47,12 @@ class CPC(SequenceBaseline):
         losses = []
         for k, predict in enumerate(self.ahead):
             # state t has read the events before t, so that event t + k is k + 1 ahead of the last one read
-            user, event = (x.numpy() for x in torch.nonzero(seq.real_BL[:, k:], as_tuple=True))
+            user, event = (x.cpu().numpy() for x in torch.nonzero(seq.real_BL[:, k:], as_tuple=True))
             drawn = rng.permutation(len(user))[:ANCHORS]
             if len(drawn) < 2:
                 continue
             b, t = torch.from_numpy(user[drawn]), torch.from_numpy(event[drawn])
             told_AD = F.normalize(predict(state_BL1D[b, t]), dim=-1)
             logit_AA = told_AD @ F.normalize(z_BLD[b, t + k], dim=-1).T / TEMPERATURE
-            losses.append(F.cross_entropy(logit_AA, torch.arange(len(drawn))))
+            losses.append(F.cross_entropy(logit_AA, torch.arange(len(drawn), device=logit_AA.device)))
         return torch.stack(losses).mean()

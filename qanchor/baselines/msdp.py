@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from qanchor.baselines.reader import SequenceBaseline, contrast
 from qanchor.baselines.sequences import Ints, Kinds, Sequences, collate, joined
 from qanchor.events.profiles import DAY, Profiles
+from qanchor.model.backbone import device
 
 DAYS = np.array([1, 3, 7, 14, 30])
 LEFT_OUT = 0.25
@@ -38,7 +39,7 @@ class MSDP(SequenceBaseline):
     def build(self, past: Profiles, future: Profiles) -> nn.Module:
         self.events = joined(past, future)
         kinds = Kinds(past)
-        self.kind_of, self.kinds = kinds.of(self.events), len(kinds) + 1
+        self.kind_of, self.kinds = torch.from_numpy(kinds.of(self.events)).to(device()), len(kinds) + 1
         self.lookback = int((past.as_of[past.owner] - past.time).max())
         self.horizon = int((future.time - future.as_of[future.owner]).max(initial=0)) + 1
         self.prompt = nn.Embedding(len(DAYS), 2 * self.width)
@@ -54,7 +55,7 @@ class MSDP(SequenceBaseline):
         stop = np.minimum(moment + DAYS[length] * DAY, as_of + self.horizon)
         seq = collate(self.events, rows, end=moment)
         user_BW = self.reader.pooled(seq, self.reader(seq, self.indexed))
-        logit_BK = self.predict(user_BW + self.prompt(torch.from_numpy(length)))
+        logit_BK = self.predict(user_BW + self.prompt(torch.from_numpy(length).to(user_BW.device)))
         prediction = F.cross_entropy(logit_BK, self._shares(rows, moment, stop))
         view = self._view(seq, rng)
         view_BW = self.reader.pooled(view, self.reader(view, self.indexed))
@@ -63,16 +64,17 @@ class MSDP(SequenceBaseline):
     def _shares(self, rows: Ints, start: Ints, stop: Ints) -> Tensor:
         """[B, K] share of each kind among the events of a window; the last column is 1 where there are none."""
         ahead = collate(self.events, rows, start, stop)
-        share_BK = torch.zeros(len(rows), self.kinds)
+        share_BK = torch.zeros(len(rows), self.kinds, device=self.kind_of.device)
         b, place = torch.nonzero(ahead.real_BL, as_tuple=True)
-        kind = torch.from_numpy(self.kind_of)[ahead.event_BL[b, place]]
-        share_BK.index_put_((b, kind), torch.ones(len(b)), accumulate=True)
+        kind = self.kind_of[ahead.event_BL[b, place]]
+        share_BK.index_put_((b, kind), share_BK.new_ones(len(b)), accumulate=True)
         share_BK[:, -1] = (share_BK.sum(1) == 0).float()
         return share_BK / share_BK.sum(1, keepdim=True)
 
     def _view(self, seq: Sequences, rng: np.random.Generator) -> Sequences:
         """The sequences with some events left out; those that stay close up."""
-        stays_BL = seq.real_BL & torch.from_numpy(rng.random(seq.real_BL.shape) >= LEFT_OUT)
+        drawn_BL = torch.from_numpy(rng.random(seq.real_BL.shape) >= LEFT_OUT)
+        stays_BL = seq.real_BL & drawn_BL.to(seq.real_BL.device)
         order_BL = (~stays_BL).int().argsort(dim=1, stable=True)
 
         def moved(x_BL: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from qanchor.baselines.reader import SequenceBaseline
 from qanchor.baselines.sequences import GAP, Ints, Kinds, collate
 from qanchor.events.profiles import Profiles
+from qanchor.model.backbone import device
 
 GAP_HOURS = (1 / 60, 1, 6, 24, 72, 168, 720)
 """Upper edges of the time classes; one more lies beyond."""
@@ -36,15 +37,15 @@ class One4all(SequenceBaseline):
     def build(self, past: Profiles, future: Profiles) -> nn.Module:
         self.past = past
         kinds = Kinds(past)
-        self.kind_of = torch.from_numpy(kinds.of(past))
-        self.edges = torch.log1p(torch.tensor(GAP_HOURS))
+        self.kind_of = torch.from_numpy(kinds.of(past)).to(device())
+        self.edges = torch.log1p(torch.tensor(GAP_HOURS, device=device()))
         self.category = nn.Linear(self.width, len(kinds))
         self.time = nn.Linear(self.width, len(GAP_HOURS) + 1)
         return nn.ModuleList([self.category, self.time])
 
     def loss(self, rows: Ints, rng: np.random.Generator, progress: float) -> Tensor:
         seq = collate(self.past, rows)
-        draw_BL = torch.from_numpy(rng.random(seq.real_BL.shape)).masked_fill(~seq.real_BL, 2)
+        draw_BL = torch.from_numpy(rng.random(seq.real_BL.shape)).to(seq.real_BL.device).masked_fill(~seq.real_BL, 2)
         masked_BL = (draw_BL < self.masked) | ((draw_BL == draw_BL.amin(1, keepdim=True)) & seq.real_BL)
         state_BL1D = self.reader(seq, self.indexed, masked_BL)
         state_XD = state_BL1D[:, 1:][masked_BL]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qanchor.baselines.sequences import FEATURES, GAP, LENGTH, Ints, Sequences, collate
 from qanchor.errors import DataError
 from qanchor.events.profiles import Profiles
+from qanchor.model.backbone import device
 from qanchor.model.text_encoder import NgramEncoder
 
 BUCKETS = 8192
@@ -85,18 +86,19 @@ class Reader(nn.Module):
             read_BL1D: Tensor = self.body(x_BL1D)[0]
             return read_BL1D
         length_B1 = seq.real_BL.sum(1, keepdim=True)
-        from_end_BL1 = (length_B1 - torch.arange(x_BL1D.shape[1])).clamp(min=0)
-        padding_BL1 = torch.arange(x_BL1D.shape[1]) > length_B1
+        place_L1 = torch.arange(x_BL1D.shape[1], device=x_BL1D.device)
+        from_end_BL1, padding_BL1 = (length_B1 - place_L1).clamp(min=0), place_L1 > length_B1
         state_BL1D: Tensor = self.body(x_BL1D + self.place(from_end_BL1), src_key_padding_mask=padding_BL1)
         return state_BL1D
 
     def pooled(self, seq: Sequences, state_BL1D: Tensor) -> Tensor:
         """[B, 2D]: the mean of the states, beside the last one of a GRU or a transformer's largest values."""
         length_B = seq.real_BL.sum(1)
-        real_BL11 = (torch.arange(state_BL1D.shape[1]) <= length_B[:, None])[..., None]
+        place_L1 = torch.arange(state_BL1D.shape[1], device=state_BL1D.device)
+        real_BL11 = (place_L1 <= length_B[:, None])[..., None]
         mean_BD = (state_BL1D * real_BL11).sum(1) / (length_B + 1)[:, None]
         if self.kind == "gru":
-            return torch.cat([mean_BD, state_BL1D[torch.arange(len(seq)), length_B]], 1)
+            return torch.cat([mean_BD, state_BL1D[torch.arange(len(seq), device=length_B.device), length_B]], 1)
         return torch.cat([mean_BD, state_BL1D.masked_fill(~real_BL11, -torch.inf).amax(1)], 1)
 
 
@@ -126,7 +128,8 @@ class SequenceBaseline(ABC):
             self.reader.events.text.weigh(past.texts.described)
             self.texts = past.texts
             self.indexed = self.reader.events.text.index(past.texts.described)
-            self.head = self.build(past, future)
+            self.head = self.build(past, future).to(device())
+            self.reader.to(device())
             self._train(rows)
         self.reader.eval()
         return self
@@ -155,12 +158,12 @@ class SequenceBaseline(ABC):
             for at in range(0, len(order), EMBED):
                 rows = order[at : at + EMBED]
                 seq = collate(past, rows)
-                out[rows] = self.reader.pooled(seq, self.reader(seq, indexed)).numpy()
+                out[rows] = self.reader.pooled(seq, self.reader(seq, indexed)).cpu().numpy()
         return out
 
 
 def contrast(a_BW: Tensor, b_BW: Tensor, temperature: float) -> Tensor:
     """Symmetric InfoNCE: row i of `a` belongs to row i of `b`; both are brought to unit length."""
     logit_BB = F.normalize(a_BW, dim=-1) @ F.normalize(b_BW, dim=-1).T / temperature
-    own_B = torch.arange(len(logit_BB))
+    own_B = torch.arange(len(logit_BB), device=logit_BB.device)
     return (F.cross_entropy(logit_BB, own_B) + F.cross_entropy(logit_BB.T, own_B)) / 2

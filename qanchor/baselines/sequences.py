@@ -6,7 +6,7 @@ of a batch, E events of profiles, F features of an event, M modalities.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qanchor.baselines.counts import categories
 from qanchor.events.profiles import DAY, Profiles
+from qanchor.model.backbone import device
 
 LENGTH = 96
 """A sequence is a user's so many newest events."""
@@ -32,7 +33,7 @@ class Sequences:
     """B users' events, ready for a network."""
 
     text_U: Tensor
-    """Rows of the text table that occur in the batch."""
+    """Rows of the text table that occur in the batch: on the CPU, where text tables are indexed."""
     text_BL: Tensor
     """Index into `text_U`."""
     modality_BL: Tensor
@@ -47,11 +48,16 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.real_BL)
 
+    def to(self, device: torch.device) -> Sequences:
+        names = [field.name for field in fields(self) if field.name != "text_U"]
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
 
 def collate(
     profiles: Profiles, rows: npt.NDArray[np.integer], start: Ints | None = None, end: Ints | None = None
 ) -> Sequences:
-    """The events of `rows` with start <= time < end (both [B], seconds; left out, all before `as_of`)."""
+    """The events of `rows` with start <= time < end (both [B], seconds; left out, all before `as_of`), on this
+    process's device."""
     counts = profiles.counts[rows]
     owner = np.repeat(np.arange(len(rows)), counts)
     first = np.cumsum(counts) - counts
@@ -87,7 +93,7 @@ def collate(
         real_BL=laid(np.ones(len(event), bool)),
         count_BM=torch.from_numpy(np.log1p(count_BM).astype(np.float32)),
         event_BL=laid(event.astype(np.int64)),
-    )
+    ).to(device())
 
 
 def _features(

@@ -22,7 +22,7 @@ from torch import Tensor
 from qanchor.config import Config
 from qanchor.errors import ModelError
 from qanchor.events.profiles import Profiles
-from qanchor.model.backbone import compute_dtype, loading
+from qanchor.model.backbone import compute_dtype, device, loading
 from qanchor.useru.synthesis.profile_text import profile_texts
 from qanchor.useru.synthesis.redact import Redactor
 
@@ -31,7 +31,8 @@ LINES = 12
 twelve take about `TOKENS` tokens."""
 TOKENS = 256
 """Longer profiles lose their end."""
-BATCH = 64
+BATCH = {"cpu": 64, "cuda": 512}
+"""Profiles read at once."""
 TASK = "Given the log of what a user did, represent the user's habits, interests and future behaviour"
 
 
@@ -79,7 +80,8 @@ class TextEmbedding:
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             kind: Any = LlamaModel if self.chosen.bidirectional else AutoModel
             given = {"config": LlamaConfig.from_pretrained(name)} if self.chosen.bidirectional else {}
-            self.model = kind.from_pretrained(name, dtype=compute_dtype(), use_safetensors=True, **given).eval()
+            model = kind.from_pretrained(name, dtype=compute_dtype(), use_safetensors=True, **given)
+        self.model = model.to(device()).eval()
         self.tokenizer.padding_side = self.tokenizer.truncation_side = "right"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -91,9 +93,10 @@ class TextEmbedding:
         order = np.argsort([len(text) for text in texts], kind="stable")  # like lengths together
         out = np.empty((len(texts), int(self.model.config.hidden_size)), np.float32)
         with torch.inference_mode():
-            for at in range(0, len(order), BATCH):
-                rows = order[at : at + BATCH]
-                out[rows] = self._read([texts[row] for row in rows]).numpy()
+            batch = BATCH[self.model.device.type]
+            for at in range(0, len(order), batch):
+                rows = order[at : at + batch]
+                out[rows] = self._read([texts[row] for row in rows]).cpu().numpy()
         return out
 
     def _told(self, past: Profiles) -> Iterator[str]:
@@ -102,18 +105,20 @@ class TextEmbedding:
 
     def _read(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt")
+        tokens = tokens.to(self.model.device)
         mask_RL = tokens["attention_mask"].bool()
         mask: Tensor = mask_RL
         if self.chosen.bidirectional:
             lowest = torch.finfo(self.model.dtype).min
-            mask = torch.zeros(mask_RL.shape, dtype=self.model.dtype).masked_fill(~mask_RL, lowest)
+            mask = torch.zeros_like(mask_RL, dtype=self.model.dtype).masked_fill(~mask_RL, lowest)
             mask = mask[:, None, None].expand(-1, 1, mask_RL.shape[1], -1)
         state_RLW = self.model(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state.float()
         if self.chosen.pooling == "mean":
             mean_RW: Tensor = (state_RLW * mask_RL[..., None]).sum(1) / mask_RL.sum(1, keepdim=True)
             return mean_RW
-        last = mask_RL.sum(1) - 1 if self.chosen.pooling == "last" else torch.zeros(len(texts), dtype=torch.long)
-        read_RW: Tensor = state_RLW[torch.arange(len(texts)), last]
+        last_R = mask_RL.sum(1) - 1
+        place_R = last_R if self.chosen.pooling == "last" else torch.zeros_like(last_R)
+        read_RW: Tensor = state_RLW[torch.arange(len(texts), device=place_R.device), place_R]
         return read_RW
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ from qanchor.model import attention, body
 
 VOCABULARY = 4096
 PAD, END = "<|pad|>", "<|end|>"
+
+
+def device() -> torch.device:
+    """Where this process computes: the GPU that `torchrun` gave it, or the first one; without any, the CPU."""
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
 
 
 def compute_dtype() -> torch.dtype:

@@ -155,7 +155,7 @@ def _place(name: str, root: Path) -> str:
 
 
 def load(folder: Path, vectors: Path | None = None) -> Towers:
-    """Read a saved model, ready for inference; `vectors` as in `build`.
+    """Read a saved model onto this process's device, ready for inference; `vectors` as in `build`.
 
     Raises:
         ModelError: the folder holds no qanchor model, or one of another format, or its weights do not fit.
@@ -194,7 +194,7 @@ def load(folder: Path, vectors: Path | None = None) -> Towers:
     )
     towers.settings = settings
     restore(towers, state, str(folder))
-    return towers.eval()
+    return towers.to(backbones.device()).eval()
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -28,16 +28,16 @@ GIB = 2**30
 class Records:
     """An [L, X] table of 32-bit words that grows at its end, and moves on when it outgrows a place.
 
-    It begins on the model's own device (a GPU: half of what is free there), goes on in memory up to a limit, and then
-    in a file without a name: mapped into memory, it is read as it is asked for, and the operating system takes it back
-    when the run ends or is killed.
+    It begins on the model's own device (a GPU: half of what this process may still take there), goes on in memory up to
+    a limit, and then in a file without a name: mapped into memory, it is read as it is asked for, and the operating
+    system takes it back when the run ends or is killed.
     """
 
     def __init__(self, device: torch.device, limit: int, folder: Path | None) -> None:
         self.folder = folder
         self.rooms = [(torch.device("cpu"), limit)]
         if device.type == "cuda":
-            self.rooms.insert(0, (device, torch.cuda.mem_get_info(device)[0] // 2))
+            self.rooms.insert(0, (device, _free(device) // 2))
         self.parts: list[Tensor] = []
         self.file: IO[bytes] | None = None
         self.shape = (0, 0)
@@ -80,6 +80,16 @@ class Records:
         for part in self.parts:
             self.file.write(part.cpu().numpy().data)
         self.parts = []
+
+
+def _free(device: torch.device) -> int:
+    """Bytes of a GPU that this process may still take: those that are free, within the share that it was given.
+
+    Processes that share a GPU are each given one by `torch.cuda.set_per_process_memory_fraction`.
+    """
+    free, whole = torch.cuda.mem_get_info(device)
+    share = int(torch.cuda.get_per_process_memory_fraction(device) * whole)
+    return max(0, min(free, share - torch.cuda.memory_reserved(device)))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from qanchor.events.shards import shard_of
+from qanchor.model.backbone import device
 
 PATIENCE = dt.timedelta(days=2)
 """For one another: as long as rank 0 may need to ingest. `torchrun` ends the ranks that wait for a dead one."""
@@ -28,12 +29,6 @@ class Ranks:
 
     rank = 0
     size = 1
-
-    @property
-    def device(self) -> torch.device:
-        """Where this rank computes: its GPU, or the CPU."""
-        place = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        return torch.device(place)
 
     @property
     def first(self) -> bool:
@@ -60,7 +55,7 @@ class Torchrun(Ranks):
 
     def __init__(self) -> None:
         if torch.cuda.is_available():
-            torch.cuda.set_device(self.device)
+            torch.cuda.set_device(device())
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
         atexit.register(dist.destroy_process_group)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()

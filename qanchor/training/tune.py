@@ -37,7 +37,7 @@ from qanchor.training import mixes
 from qanchor.training.checkpoints import Checkpoints, Position
 from qanchor.training.pretrain import autocast
 
-CHUNK = 64
+CHUNK = {"cpu": 64, "cuda": 512}
 """Users embedded at once: those of like length, so that little of it is padding."""
 PROMPTED = 3.0
 """How much more of what its own prompt reads a scenario's embedding holds than one by the shared prompt."""
@@ -251,9 +251,9 @@ class Tuning:
 
     def _like_lengths(self, row_R: Ints) -> Iterator[Ints]:
         """Places in `row_R`, chunk by chunk, users of like length together."""
-        order = np.argsort(self.cache.length_N.numpy()[row_R], kind="stable")
-        for start in range(0, len(order), CHUNK):
-            yield order[start : start + CHUNK]
+        order, chunk = np.argsort(self.cache.length_N.numpy()[row_R], kind="stable"), CHUNK[self.towers.device.type]
+        for start in range(0, len(order), chunk):
+            yield order[start : start + chunk]
 
     def _embed(self, scenario_R: Ints, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
         """u [R, O] of users for a scenario each, from cached prefixes; gradients reach the prompts only."""

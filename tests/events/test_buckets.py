@@ -179,6 +179,7 @@ def test_embeddings_come_back(bucket: Place) -> None:
     embeddings.write(bucket / "embeddings/base.parquet", keys, ["one", "two"], vectors_NGO)
     for g, name in enumerate(("one", "two")):
         np.testing.assert_array_equal(embeddings.read(bucket / "embeddings/base.parquet", name), vectors_NGO[:, g])
+        np.testing.assert_array_equal(embeddings.read_all(bucket / "embeddings/base.parquet")[name], vectors_NGO[:, g])
     assert [path.name for path in storage.files(f"{bucket}/**", Path())] == ["base.parquet"]
 
 
