@@ -11,6 +11,7 @@ import torch
 from upath import UPath
 
 from qanchor.events.profiles import DAY, Profiles, Texts
+from qanchor.model import persistence
 from qanchor.model.backbone import embedded_backbone, train_tokenizer
 from qanchor.model.text_encoder import NgramEncoder
 from qanchor.model.towers import Towers
@@ -85,7 +86,7 @@ def tiny_towers(
     encoder, coarse = NgramEncoder(32, 512), (user_token, modality_tokens)
     towers = Towers(backbone, tokenizer, encoder, ("bill", "mini"), 16, 3, seeded, named, False, features, *coarse)
     towers.settings = {
-        "format": 3,
+        "format": persistence.FORMAT,
         "modalities": ["bill", "mini"],
         "events": [8, 6],
         "backbone": {"kind": "embedded", "config": backbone.config.to_diff_dict()},

@@ -50,8 +50,9 @@ class Texts:
     @cached_property
     def code(self) -> npt.NDArray[np.int64]:
         """[T] the category of each text as a number below `CODES`, which is the same in any table."""
-        known = {pair: zlib.crc32("/".join(pair).encode()) % CODES for pair in set(zip(self.modality, self.category, strict=True))}
-        return np.array([known[pair] for pair in zip(self.modality, self.category, strict=True)], np.int64)
+        pairs = list(zip(self.modality, self.category, strict=True))
+        known = {pair: zlib.crc32("/".join(pair).encode()) % CODES for pair in set(pairs)}
+        return np.array([known[pair] for pair in pairs], np.int64)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Head(nn.Module):
 
     def streams(self, projection_BNQ: Tensor, tower: Tower) -> Tensor:
         """[B, N, Q] projections -> [B, N, S, O] what an embedding is mixed of, by the running statistics."""
-        return self._centre(tower)(projection_BNQ).unflatten(-1, (len(STREAMS), -1))
+        return self._apart(self._centre(tower)(projection_BNQ))
 
     def mix(self, stream_BNSO: Tensor, share_BNS: Tensor | None = None) -> Tensor:
         """[B, N, O] embeddings; `share` times the weights of `STREAMS`."""
@@ -105,7 +105,10 @@ class Head(nn.Module):
 
     def among(self, projection_BNQ: Tensor, tower: Tower) -> Tensor:
         """[B, N, Q] projections of a whole batch -> embeddings, by the batch's own statistics."""
-        return self.mix(self._centre(tower).among(projection_BNQ).unflatten(-1, (len(STREAMS), -1)))
+        return self.mix(self._apart(self._centre(tower).among(projection_BNQ)))
+
+    def _apart(self, centred_BNQ: Tensor) -> Tensor:
+        return centred_BNQ.view(*centred_BNQ.shape[:-1], len(STREAMS), self.out)
 
     def observe(self, projection_BNO: Tensor, tower: Tower) -> None:
         """Move the running statistics of a tower towards a whole batch's."""

@@ -146,7 +146,8 @@ class Hierarchy(nn.Module):
         name_MD = self.own_by_order if name_MW is None else self.own_by_name(F.normalize(name_MW, dim=-1))
         volume_BD: Tensor = self.total_in(batch.total_BX) + (own_BMD * name_MD).sum(1)
         kind_GD = _by_row(self.kind_in, batch.kind_count_GC) * self.kind_code(batch.kind_code_G)
-        return volume_BD.index_add(0, batch.kind_owner_G, kind_GD)
+        # in fp32: sums of many
+        return volume_BD.float().index_add(0, batch.kind_owner_G, kind_GD.float())
 
     def _names(self, name_MW: Tensor | None) -> Tensor:
         """[M, D] what a modality's name, or its place in the order, adds to all that is of it."""

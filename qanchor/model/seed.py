@@ -123,10 +123,11 @@ class AnchorSeed(nn.Module):
         parts.append(self.out(F.gelu(hidden_BND)))
         seed_BND = sum(parts[1:], parts[0])
         own_BNO = self.tell_own(own_BNX)
-        user_BNO = torch.zeros_like(own_BNO)
+        user_BNO = prompted_BNO = torch.zeros_like(own_BNO)
         if self.tell_user is not None:
             user_BNO = self.tell_user(prefix.user_BD.float())[:, None].expand_as(own_BNO)
-        prompted_BNO = self.tell_prompted(prompted_BNX).expand_as(own_BNO) if prompt_BNKD.shape[2] else torch.zeros_like(own_BNO)
+        if prompt_BNKD.shape[2]:
+            prompted_BNO = self.tell_prompted(prompted_BNX).expand_as(own_BNO)
         return seed_BND, torch.cat([user_BNO, own_BNO, prompted_BNO], -1)
 
     def attention(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Which mix of its streams tells a scenario's classes best: how much of each, before a prompt is tuned.
 
 Whether a scenario asks what a user does or how much says what its embedding should be full of, and its labels know. So
-every scenario tries a few mixes, and its prompt starts with the best one in its first numbers (`Towers.shares`). A probe
-is fitted on training users and scored on validation users: the model has learned from the futures of the former, so
-that among themselves all that is learned looks better than it is.
+every scenario tries a few mixes, and its prompt starts with the best one in its first numbers (`Towers.shares`). A
+probe is fitted on training users and scored on validation users: the model has learned from the futures of the former,
+so that among themselves all that is learned looks better than it is.
 
 Shapes: R rows, S streams, O = 128 width of an embedding.
 """
