@@ -39,8 +39,8 @@ from qanchor.training.pretrain import autocast
 
 CHUNK = {"cpu": 64, "cuda": 512}
 """Users embedded at once: those of like length, so that little of it is padding."""
-PROMPTED = 3.0
-"""How much more of what its own prompt reads a scenario's embedding holds than one by the shared prompt."""
+PROMPTED = (1.0, 3.0)
+"""How many times as much of what its own prompt reads a scenario's embedding may hold as one by the shared prompt."""
 START = 64
 """Training users of each class whose mean a prototype starts from."""
 
@@ -96,6 +96,8 @@ class TuneCheck:
 class Learned(nn.Module):
     """All that tuning changes, and of each scenario what had the lowest loss on validation users."""
 
+    start_prompt_GKD: Tensor
+    start_prototype_GCO: Tensor
     best_prompt_GKD: Tensor
     best_prototype_GCO: Tensor
     best_loss_G: Tensor
@@ -105,6 +107,8 @@ class Learned(nn.Module):
         super().__init__()
         self.prompt_GKD = nn.Parameter(prompt_GKD)
         self.prototype_GCO = nn.Parameter(prototype_GCO)
+        self.register_buffer("start_prompt_GKD", prompt_GKD.detach().clone())
+        self.register_buffer("start_prototype_GCO", prototype_GCO.detach().clone())
         self.register_buffer("best_prompt_GKD", prompt_GKD.detach().clone())
         self.register_buffer("best_prototype_GCO", prototype_GCO.detach().clone())
         self.register_buffer("best_loss_G", torch.full((len(prompt_GKD),), math.inf, dtype=torch.float64))
@@ -139,10 +143,15 @@ class Tuning:
         self.towers.eval()
         self.checkpoints = Checkpoints(folder)
         prompt_GKD = towers.prompt.detach().expand(len(self.names), -1, -1).clone()
-        if towers.seeded and len(towers.prompt) and not self.checkpoints.position():
-            for g, name in enumerate(self.names):
-                self._start(g, self.labelled[name], prompt_GKD)
+        self.mixed = towers.seeded and len(towers.prompt) > 0
+        """Whether embeddings have more than one stream, and prompts a place to say how much of each."""
+        if self.mixed:
+            for g in range(len(self.names)):
+                self._start(g, prompt_GKD)
         self.learned = Learned(prompt_GKD, self._class_means(prompt_GKD))
+        if self.mixed:  # while it is tuned, what the prompt reads counts most
+            for prompt_KD in self.learned.prompt_GKD.detach():
+                _write(prompt_KD, torch.tensor([1, 1, 1, PROMPTED[-1]]))
 
     def run(self) -> Iterator[TuneStep | TuneCheck]:
         """500 steps by default, from the last checkpoint if there is one; `prompts` are then each scenario's best.
@@ -172,6 +181,9 @@ class Tuning:
                     loss = self._backward(step)
                     optimiser.step()
                     yield TuneStep(step + 1, loss)
+            if self.mixed:
+                for g in range(len(self.names)):
+                    self._decide(g)
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -186,16 +198,44 @@ class Tuning:
             for g, (name, classes) in enumerate(self._classes)
         }
 
-    def _start(self, g: int, part: Labelled, prompt_GKD: Tensor) -> None:
-        """Write into a scenario's prompt which mix its classes are told best by (`mixes.py`)."""
+    def _start(self, g: int, prompt_GKD: Tensor) -> None:
+        """Write into a scenario's prompt which mix tells its classes best."""
+        row_R, class_R, split_R = self._judges(g)
+        stream_RSO, head = self._all_streams(g, row_R, prompt_GKD), self.towers.head
+        share_XS = mixes.SHARES.to(stream_RSO.device)
+        chosen = mixes.best([head.mix(stream_RSO, share_S) for share_S in share_XS], class_R, split_R)
+        _write(prompt_GKD[g], share_XS[chosen])
+
+    def _decide(self, g: int) -> None:
+        """Keep what was tuned, and how much of what the prompt reads, only where a probe is better for it."""
+        learned, head = self.learned, self.towers.head
+        row_R, class_R, split_R = self._judges(g)
+        before_RSO = self._all_streams(g, row_R, learned.start_prompt_GKD)
+        share_S = self._shares(learned.start_prompt_GKD[g])
+        told = [head.mix(before_RSO, share_S)]
+        after_RSO = self._all_streams(g, row_R, learned.best_prompt_GKD)
+        for more in PROMPTED:
+            told.append(head.mix(after_RSO, share_S * share_S.new_tensor([1, 1, 1, more])))
+        chosen = mixes.best(told, class_R, split_R)
+        if chosen:
+            _write(learned.best_prompt_GKD[g], torch.tensor([1, 1, 1, PROMPTED[chosen - 1] / PROMPTED[-1]]))
+        else:
+            learned.best_prompt_GKD[g] = learned.start_prompt_GKD[g]
+            learned.best_prototype_GCO[g] = learned.start_prototype_GCO[g]
+
+    def _shares(self, prompt_KD: Tensor) -> Tensor:
+        share = self.towers.shares(prompt_KD[None, None])
+        assert share is not None
+        return share[0, 0]
+
+    def _judges(self, g: int) -> tuple[Ints, Ints, npt.NDArray[np.str_]]:
+        """Rows of the cache, classes and splits of the users whom a scenario's choices are made by."""
+        part = self.labelled[self.names[g]]
         rng = np.random.default_rng((self.seed, zlib.crc32(self.names[g].encode())))
         some = np.sort(rng.permutation(len(part.train_row))[: mixes.ROWS])
-        class_R = np.concatenate([part.train_label[some], part.validation_label])
+        rows = np.concatenate([part.train_row[some], part.validation_row])
         split_R = np.repeat(["train", "validation"], [len(some), len(part.validation_row)])
-        stream_RSO = self._all_streams(g, np.concatenate([part.train_row[some], part.validation_row]), prompt_GKD)
-        share_S = mixes.best(self.towers.head, stream_RSO, class_R, split_R)
-        share_S[-1] *= PROMPTED
-        prompt_GKD[g, :, : len(share_S)] += share_S.log().to(prompt_GKD.device) / LOG_SHARE
+        return rows, np.concatenate([part.train_label[some], part.validation_label]), split_R
 
     @torch.no_grad()
     def _all_streams(self, g: int, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
@@ -304,6 +344,11 @@ class Tuning:
                 learned.best_prompt_GKD[g] = learned.prompt_GKD[g]
                 learned.best_prototype_GCO[g] = prototype_GCO[g]
         return TuneCheck(step, loss, auc, dict(zip(self.names, learned.best_auc_G.tolist(), strict=True)))
+
+
+def _write(prompt_KD: Tensor, share_S: Tensor) -> None:
+    """Multiply what a prompt says of each stream."""
+    prompt_KD[:, : len(share_S)] += share_S.log().to(prompt_KD.device) / LOG_SHARE
 
 
 def macro_auc(label_R: Ints, logit_RC: Tensor) -> float:
