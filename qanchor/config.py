@@ -283,8 +283,8 @@ class Model(Section):
 
 class Pretrain(Section):
     align_steps: Annotated[int, Field(ge=0)] | None = None
-    """Steps with the backbone bypassed (`anchor: attention` only). Left out, one pass over the training users, at most
-    400 steps: in more, their futures are learned by heart, which misleads a probe that is fitted on them."""
+    """Steps with the backbone bypassed (`anchor: attention` only). Left out, 40 to 400, until half of the training
+    users are seen: later, their futures are learned by heart, which misleads a probe that is fitted on them."""
     steps: Annotated[int, Field(ge=0)] = 40
     """Steps of the whole model after that."""
     batch: Annotated[int, Field(ge=2)] = 64

@@ -34,8 +34,8 @@ from qanchor.training.watch import Step, Validation, Watch
 
 __all__ = ["Corpus", "Pretraining", "Step", "Validation", "autocast"]
 
-ALIGN_STEPS = 400
-"""Steps of an align phase at most, where the config names no number."""
+ALIGN_STEPS = (40, 400)
+"""Steps of an align phase at least and at most, where the config names no number."""
 WARMUP = 20
 """Steps over which each phase's learning rate rises."""
 WEIGHT_DECAY = 0.01
@@ -67,8 +67,8 @@ class Pretraining:
         self.folder, self.checkpoints = folder, Checkpoints(folder)
         self.objective = Objective(towers, train, settings, ranks)
         self.watch = Watch(Objective(towers, validation, settings, ranks), settings, seed)
-        one_pass = min(-(-train.pairs.keys // settings.batch), ALIGN_STEPS)
-        align = one_pass if settings.align_steps is None else settings.align_steps
+        half = int(np.clip(train.pairs.keys // (2 * settings.batch), *ALIGN_STEPS))
+        align = half if settings.align_steps is None else settings.align_steps
         self.phases = {"align": align if towers.seeded else 0, "open": settings.steps}
         if settings.checkpointing:
             with warnings.catch_warnings():  # its old name, the only one that every transformers 5 knows

@@ -16,6 +16,7 @@ from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
 from qanchor.model.batch import collate
 from qanchor.model.prefixes import PrefixCache
+from qanchor.training import mixes
 from qanchor.training.tune import Labelled, TuneCheck, TuneStep, Tuning, macro_auc
 
 QUERIES = {"coffee": "will the user buy coffee?", "rent": "is rent due?"}
@@ -79,7 +80,8 @@ def test_tuning_learns_and_leaves_the_model_alone(tmp_path):
         assert checks[-1].kept[name] == best.auc[name]
 
 
-def test_an_untuned_prompt_is_the_base_embedding_and_a_tuned_one_is_not(tmp_path):
+def test_an_untuned_prompt_is_the_base_embedding_and_a_tuned_one_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(mixes, "MARGIN", 1.0)  # no mix but the one that all start with
     profiles, towers, cache, labelled = setting()
     model, fingerprint = QAnchor(towers), persistence.fingerprint(towers)
     base = model.embed(profiles, queries=list(QUERIES.values()))
