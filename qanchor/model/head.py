@@ -1,6 +1,6 @@
-"""From states of the backbone to embeddings: projected, centred, of unit length.
+"""From states of the backbone to embeddings: projected, centred, mixed, of unit length.
 
-Shapes: B users, N questions each, D width of the backbone, O = 128 width of an embedding.
+Shapes: B users, N questions each, D width of the backbone, O = 128 width of an embedding, S streams, Q = S * O.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ class Fixed(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, width: int, out: int, gain: float = 1.0) -> None:
+    def __init__(self, width: int, out: int) -> None:
         super().__init__()
-        self.register_buffer("weight", nn.init.orthogonal_(torch.empty(out, width), gain))
+        self.register_buffer("weight", nn.init.orthogonal_(torch.empty(out, width)))
 
     def forward(self, x_RX: Tensor) -> Tensor:
-        return F.linear(x_RX, self.weight)
+        """In fp32 whatever the rest computes in: what is told is small beside its mean."""
+        with torch.autocast(x_RX.device.type, enabled=False):
+            return F.linear(x_RX.float(), self.weight.float())
 
 
 class Centre(nn.Module):
@@ -68,7 +70,10 @@ class Centre(nn.Module):
 
 
 class Head(nn.Module):
-    """The projection head that both towers share: linear, centred (each tower by itself), unit length.
+    """The projection head that both towers share: linear, centred (each tower by itself), mixed, unit length.
+
+    The first stream of an embedding is what the head makes of a state; the others are told beside it (`AnchorSeed`), by
+    maps that are not learned. Answers have the first alone, and so has a tower without anchor seed.
 
     The linear part looks at one state; centring in training looks at the whole batch. So training takes the two apart:
     a batch may be projected in chunks and on many ranks, and is centred as one.
@@ -96,7 +101,7 @@ class Head(nn.Module):
         return F.normalize((stream_BNSO * weight[..., None]).sum(-2), dim=-1)
 
     def project(self, state_BND: Tensor, told_BNO: Tensor | None = None) -> Tensor:
-        """[B, N, D] final states, and what is told beside them -> [B, N, Q] projections, not yet centred."""
+        """[B, N, D] final states, and what is told beside them [B, N, Q - O] -> [B, N, Q], not yet centred."""
         out_BNO: Tensor = self.linear(state_BND.to(self.linear.weight.dtype))
         out_BNO = out_BNO.to(torch.promote_types(out_BNO.dtype, torch.float32))
         if told_BNO is None:

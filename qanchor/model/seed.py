@@ -5,7 +5,8 @@ path learns to in seconds, and the backbone then refines it. It depends on prefi
 and packing stay exact. Pretrained backbones do without it (`anchor: constant`, the paper's way).
 
 Shapes: B users, N suffixes, L words of the longest query, K soft-prompt vectors, H heads, P prefix columns, D width of
-the backbone, d = D / H, W width of a text vector, C time scales and kinds, X = D + H * C what one reading gives.
+the backbone, d = D / H, W width of a text vector, C time scales and kinds, X = D + H * C what one reading gives, O =
+128 width of an embedding.
 """
 
 from __future__ import annotations
@@ -104,9 +105,10 @@ class AnchorSeed(nn.Module):
         prompt_BNKD: Tensor,
         contents: Contents | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """[B, N, D] what `<USER_EMB>` of each suffix starts from, before its learned constant is added.
+        """[B, N, D] what `<USER_EMB>` of each suffix starts from, before its learned constant is added; and, by maps
+        that are not learned, user token, own and prompted reading as they are [B, N, 3 * O].
 
-        Prompts may be [1, N, K, D], shared by the users; `change` is how they differ from what pretraining learned.
+        Prompts may be [1, N, K, D], shared by the users.
         With the prefix's `contents`, of its tokens only the first, the user token, is read.
         """
         contents = contents or self.contents(prefix)

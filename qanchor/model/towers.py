@@ -4,7 +4,8 @@ A suffix is `query | K soft-prompt vectors | <USER_EMB>`, and in training the an
 prediction; attention is causal, so `<USER_EMB>` never sees the answer.
 
 Shapes: B users, P prefix columns, N suffixes a user, Q query columns (padding on the left), K prompt vectors, T answer
-columns (padding on the right), S = Q + K + 1 + T, A answers, D width of the backbone, O = 128 width of an embedding.
+columns (padding on the right), S = Q + K + 1 + T, A answers, D width of the backbone, O = 128 width of an embedding, X
+streams that an embedding is mixed of.
 """
 
 from __future__ import annotations
@@ -157,7 +158,8 @@ class Towers(nn.Module):
         prompt_BNKD: Tensor,
         contents: Contents | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one."""
+        """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one; and
+        what the seed tells beside it [B, N, (X - 1) * O]."""
         if self.seed is None or queries.word_RL is None:
             return self.user_emb.expand(len(prefix), query_BN.shape[1], -1), None
         word_BNL = queries.word_RL[query_BN]
@@ -168,8 +170,8 @@ class Towers(nn.Module):
         vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
         importance_V = self.text_encoder.importance(queries.indexed)[used_V]
         words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:])
-        seed_BND, told_BNO = self.seed(prefix, words, prompt_BNKD, contents)
-        return self.user_emb + seed_BND, told_BNO
+        seed_BND, told_BNY = self.seed(prefix, words, prompt_BNKD, contents)
+        return self.user_emb + seed_BND, told_BNY
 
     def suffixes(
         self,
@@ -181,7 +183,8 @@ class Towers(nn.Module):
         answer_BN: Tensor | None = None,
         contents: Contents | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Input vectors [B, N, S, D] of the suffixes and their mask [B, N, S]; `<USER_EMB>` is column Q + K.
+        """Input vectors [B, N, S, D] of the suffixes, their mask [B, N, S], and what the seed tells; `<USER_EMB>` is
+        column Q + K.
 
         Queries may be [1, N] and prompts [1, N, K, D], the same for all users.
         """
@@ -189,14 +192,14 @@ class Towers(nn.Module):
         prompt_BNKD = self.prompt.expand(1, suffixes, -1, -1) if prompt_BNKD is None else prompt_BNKD
         embed = self.backbone.get_input_embeddings()
         id_BNQ, mask_BNQ = queries.take(query_BN, "left")
-        seed_BND, told_BNO = self.seeds(prefix, queries, query_BN, prompt_BNKD, contents)
+        seed_BND, told_BNY = self.seeds(prefix, queries, query_BN, prompt_BNKD, contents)
         parts = [embed(id_BNQ).expand(users, -1, -1, -1), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
         masks = [mask_BNQ.expand(users, -1, -1), mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
         if answers is not None and answer_BN is not None:
             id_BNT, mask_BNT = answers.take(answer_BN, "right")
             parts.append(embed(id_BNT))
             masks.append(mask_BNT)
-        return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2), told_BNO
+        return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2), told_BNY
 
     def read(
         self,
@@ -238,15 +241,15 @@ class Towers(nn.Module):
 
         With `cached` and `contents` of the prefix, only what depends on the suffixes is computed.
         """
-        streams_BNSO = self.streams(prefix, queries, query_BN, prompt_BNKD, cached, contents)
-        return self.head.mix(streams_BNSO, None if prompt_BNKD is None else self.shares(prompt_BNKD))
+        stream_BNXO = self.streams(prefix, queries, query_BN, prompt_BNKD, cached, contents)
+        return self.head.mix(stream_BNXO, None if prompt_BNKD is None else self.shares(prompt_BNKD))
 
     def shares(self, prompt_BNKD: Tensor) -> Tensor | None:
-        """[B, N, S] how much a scenario's own prompt makes of each stream: e to what its first numbers differ by."""
+        """[B, N, X] how much a scenario's own prompt makes of each stream: e to what its first numbers differ by."""
         if not len(self.prompt):
             return None
-        change_BNS = (prompt_BNKD - self.prompt)[..., : len(STREAMS)].mean(-2)
-        return (LOG_SHARE * change_BNS).exp()
+        change_BNX = (prompt_BNKD - self.prompt)[..., : len(STREAMS)].mean(-2)
+        return (LOG_SHARE * change_BNX).exp()
 
     def streams(
         self,
@@ -257,10 +260,10 @@ class Towers(nn.Module):
         cached: KeysValues | None = None,
         contents: Contents | None = None,
     ) -> Tensor:
-        """[B, N, S, O] what `anchor` mixes."""
-        suffix_BNSD, mask_BNS, told_BNO = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
+        """[B, N, X, O] what `anchor` mixes (`Head.mix`)."""
+        suffix_BNSD, mask_BNS, told_BNY = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
         state_BN1D = self.read(prefix, suffix_BNSD, mask_BNS, cached, slice(-1, None))
-        return self.head.streams(self.head.project(state_BN1D[:, :, 0], told_BNO), "anchor")
+        return self.head.streams(self.head.project(state_BN1D[:, :, 0], told_BNY), "anchor")
 
     def answer(self, answers: Tokens, answer_BN: Tensor) -> Tensor:
         """[B, N, O] projections of the answers: the same backbone, its last token, each distinct answer once."""
@@ -282,10 +285,10 @@ class Towers(nn.Module):
         They equal those of `anchor` and `answer` as long as the backbone's residual branches are zero.
         """
         norm = self.backbone.get_decoder().norm
-        seed_BND, told_BNO = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
+        seed_BND, told_BNY = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
         rows, place_BN = torch.unique(answer_BN, return_inverse=True)
         end_BND = self._answer_end(answers, rows)[place_BN]
-        user_BNQ = self.head.project(norm(seed_BND.to(self.dtype)), told_BNO)
+        user_BNQ = self.head.project(norm(seed_BND.to(self.dtype)), told_BNY)
         return user_BNQ, self.head.project(norm(end_BND.to(self.dtype)))
 
     def _answer_end(self, answers: Tokens, rows: Tensor) -> Tensor:
