@@ -201,8 +201,9 @@ def test_volume_reaches_the_user_token_linearly(profiles):
     """Twice the logs, twice the distance: what no layer norm of an adapter leaves."""
     towers = tiny_towers()
     batch = collate(profiles, np.arange(1, 6), KEPT)
+    counts = ("total_BX", "count_BMC", "kind_count_GC")
     twice, thrice = (
-        dataclasses.replace(batch, total_BX=batch.total_BX * by, count_BMC=batch.count_BMC * by) for by in (2, 3)
+        dataclasses.replace(batch, **{name: getattr(batch, name) * by for name in counts}) for by in (2, 3)
     )
     names = towers.text_encoder(towers.names, torch.arange(2))
     one, two, three = (towers.hierarchy._volume(some, names) for some in (batch, twice, thrice))
