@@ -21,7 +21,8 @@ def texts(*pairs: tuple[str, str]) -> Texts:
 def test_a_category_has_the_same_code_in_any_table():
     small, large = texts(("bill", "food")), texts(("bill", "fuel"), ("mini", "food"), ("bill", "food"))
     assert small.code[0] == large.code[2]
-    assert len(set(large.code.tolist())) == 3 and (large.code < CODES).all()
+    assert len(set(large.code.tolist())) == 3
+    assert (large.code < CODES).all()
 
 
 def test_a_mix_is_the_weighted_sum_of_centred_streams_at_unit_length():
