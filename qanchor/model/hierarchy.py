@@ -19,7 +19,7 @@ from qanchor.model.batch import COUNT_FEATURES, DECAY_DAYS, EVENT_FEATURES, IDLE
 BLOCK = 16
 """Rows that are multiplied at once are padded to a multiple of this: what a product gives for a row then does not
 depend on how many rows there are, bit for bit (docs/decisions/0006-speed.md)."""
-KINDS = 0.3
+CATEGORIES = 0.3
 """How much the user token holds of each category's counts before anything is learned, against a modality's."""
 
 
@@ -99,7 +99,7 @@ class Hierarchy(nn.Module):
         self.own_in = nn.Linear(COUNT_FEATURES, width, bias=False)
         self.kind_in = nn.Linear(COUNT_FEATURES, width, bias=False)
         with torch.no_grad():
-            self.kind_in.weight *= KINDS
+            self.kind_in.weight *= CATEGORIES
         self.kind_code = nn.Embedding(CODES, width)
         if named:
             self.own_by_name = nn.Linear(text_width, width, bias=False)

@@ -251,6 +251,10 @@ class Towers(nn.Module):
         change_BNX = (prompt_BNKD - self.prompt)[..., : len(STREAMS)].mean(-2)
         return (LOG_SHARE * change_BNX).exp()
 
+    def write_shares(self, prompt_KD: Tensor, share_X: Tensor) -> None:
+        """Multiply, in place, what a prompt says of each stream."""
+        prompt_KD[:, : len(share_X)] += share_X.log().to(prompt_KD.device) / LOG_SHARE
+
     def streams(
         self,
         prefix: Prefix,

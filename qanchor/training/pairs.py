@@ -89,6 +89,7 @@ class Pairs:
             TrainingError: `frame` has no pair of these keys, or no two users who were asked alike.
         """
         self.keys = len(keys)
+        """N, whoever holds their profiles."""
         index = ["user_id", "as_of"]
         everyone, held = keys.select(index).with_row_index("key"), profiles.keys().with_row_index("profile")
         own = pl.col("profile").is_not_null()

@@ -2,9 +2,10 @@
 
 A user's prefix does not depend on the scenario, so it is computed once and kept (tokens and KV); each step runs only
 suffixes, of all scenarios at once. Every scenario draws its own users, as many of each class, so that rare positives
-are seen; the shared prompt of pretraining is where every scenario starts, and what had the lowest loss on validation
-users is kept (docs/decisions/0004-tuning.md). What a scenario draws depends on its name, the seed and the step: in
-whatever company it is tuned, it learns the same.
+are seen; the shared prompt of pretraining is where every scenario starts, with the mix of streams that a probe likes
+best (`mixes.py`). Of what is tuned that with the lowest loss on validation users is kept, and in the end only where a
+probe is better for it (docs/decisions/0004-tuning.md, 0009-streams.md). What a scenario draws depends on its name, the
+seed and the step: in whatever company it is tuned, it learns the same.
 
 Shapes: G scenarios, B users of a scenario's batch, R = G * B rows of a step, K prompt vectors, D width, C classes of
 the scenario that has most, O = 128.
@@ -32,7 +33,7 @@ from qanchor.model import losses
 from qanchor.model.head import STREAMS
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.towers import LOG_SHARE, Tokens, Towers
+from qanchor.model.towers import Tokens, Towers
 from qanchor.training import mixes
 from qanchor.training.checkpoints import Checkpoints, Position
 from qanchor.training.pretrain import autocast
@@ -90,11 +91,11 @@ class TuneCheck:
     auc: dict[str, float]
     """`macro_auc`"""
     kept: dict[str, float]
-    """and that of the prompt of the lowest loss so far, which is kept."""
+    """and that of the prompt of the lowest loss so far: what a probe decides about in the end."""
 
 
 class Learned(nn.Module):
-    """All that tuning changes, and of each scenario what had the lowest loss on validation users."""
+    """All that tuning changes; of each scenario, what it started with and what had the lowest validation loss."""
 
     start_prompt_GKD: Tensor
     start_prototype_GCO: Tensor
@@ -151,7 +152,7 @@ class Tuning:
         self.learned = Learned(prompt_GKD, self._class_means(prompt_GKD))
         if self.mixed:  # while it is tuned, what the prompt reads counts most
             for prompt_KD in self.learned.prompt_GKD.detach():
-                _write(prompt_KD, torch.tensor([1, 1, 1, PROMPTED[-1]]))
+                towers.write_shares(prompt_KD, _prompted(PROMPTED[-1]))
 
     def run(self) -> Iterator[TuneStep | TuneCheck]:
         """500 steps by default, from the last checkpoint if there is one; `prompts` are then each scenario's best.
@@ -204,7 +205,7 @@ class Tuning:
         stream_RSO, head = self._all_streams(g, row_R, prompt_GKD), self.towers.head
         share_XS = mixes.SHARES.to(stream_RSO.device)
         chosen = mixes.best([head.mix(stream_RSO, share_S) for share_S in share_XS], class_R, split_R)
-        _write(prompt_GKD[g], share_XS[chosen])
+        self.towers.write_shares(prompt_GKD[g], share_XS[chosen])
 
     def _decide(self, g: int) -> None:
         """Keep what was tuned, and how much of what the prompt reads, only where a probe is better for it."""
@@ -214,11 +215,10 @@ class Tuning:
         share_S = self._shares(learned.start_prompt_GKD[g])
         told = [head.mix(before_RSO, share_S)]
         after_RSO = self._all_streams(g, row_R, learned.best_prompt_GKD)
-        for more in PROMPTED:
-            told.append(head.mix(after_RSO, share_S * share_S.new_tensor([1, 1, 1, more])))
+        told += [head.mix(after_RSO, share_S * _prompted(times).to(share_S.device)) for times in PROMPTED]
         chosen = mixes.best(told, class_R, split_R)
         if chosen:
-            _write(learned.best_prompt_GKD[g], torch.tensor([1, 1, 1, PROMPTED[chosen - 1] / PROMPTED[-1]]))
+            self.towers.write_shares(learned.best_prompt_GKD[g], _prompted(PROMPTED[chosen - 1] / PROMPTED[-1]))
         else:
             learned.best_prompt_GKD[g] = learned.start_prompt_GKD[g]
             learned.best_prototype_GCO[g] = learned.start_prototype_GCO[g]
@@ -307,9 +307,8 @@ class Tuning:
     @torch.no_grad()
     def _embed_all(self, g: int, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
         """u [R, O] of any number of users for one scenario."""
-        picked = list(self._like_lengths(row_R))
-        parts = [self._embed(np.full(len(place), g), row_R[place], prompt_GKD) for place in picked]
-        return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(picked)))]
+        share_S = self.towers.shares(prompt_GKD[g][None, None])
+        return self.towers.head.mix(self._all_streams(g, row_R, prompt_GKD), share_S if share_S is None else share_S[0])
 
     def _class_means(self, prompt_GKD: Tensor) -> Tensor:
         """[G, C, O] where the prototypes start: the mean base embedding of some training users of each class."""
@@ -346,9 +345,11 @@ class Tuning:
         return TuneCheck(step, loss, auc, dict(zip(self.names, learned.best_auc_G.tolist(), strict=True)))
 
 
-def _write(prompt_KD: Tensor, share_S: Tensor) -> None:
-    """Multiply what a prompt says of each stream."""
-    prompt_KD[:, : len(share_S)] += share_S.log().to(prompt_KD.device) / LOG_SHARE
+def _prompted(times: float) -> Tensor:
+    """[S] shares with so many times as much of what the prompt reads, the last stream."""
+    share_S = torch.ones(len(STREAMS))
+    share_S[-1] = times
+    return share_S
 
 
 def macro_auc(label_R: Ints, logit_RC: Tensor) -> float:
