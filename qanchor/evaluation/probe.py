@@ -8,7 +8,7 @@ Shapes: N rows, D features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import Any
@@ -99,7 +99,7 @@ class Probe:
             return Score(nan, nan, nan, nan, positives, n, reason)
         X = {name: self.features[of] for name, of in rows.items()}
         Y = {name: y[of] for name, of in rows.items()}
-        path, best, _ = self._path(X, Y)
+        path, best, _ = regularised(X, Y, self.basis)
         draws = _bootstraps(self.owner[rows["train"]], Y["train"], seeds)
         resampled = fit(X["train"], Y["train"], draws, np.repeat(PENALTIES[best], len(seeds)), self.basis)
 
@@ -115,7 +115,7 @@ class Probe:
         if reason:
             return Answers(told, nan, reason)
         X = {name: self.features[of] for name, of in rows.items()}
-        path, best, validation_auc = self._path(X, {name: y[of] for name, of in rows.items()})
+        path, best, validation_auc = regularised(X, {name: y[of] for name, of in rows.items()}, self.basis)
         told[rows["test"]] = X["test"] @ path[:, best]
         return Answers(told, validation_auc)
 
@@ -125,15 +125,22 @@ class Probe:
         rows = {name: np.flatnonzero((self.split == name) & ~np.isnan(y)) for name in SPLITS[:2]}
         if any(len(np.unique(y[of])) < 2 for of in rows.values()):
             return 0.5
-        return self._path({n: self.features[of] for n, of in rows.items()}, {n: y[of] for n, of in rows.items()})[2]
+        X, Y = ({name: of_all[rows] for name, rows in rows.items()} for of_all in (self.features, y))
+        return regularised(X, Y, self.basis)[2]
 
-    def _path(self, X: dict[str, Array], Y: dict[str, Array]) -> tuple[Array, int, float]:
-        """[D, P] coefficients at every penalty, the one that validation rows like best, and their AUC of it."""
-        once = np.ones((len(X["train"]), len(PENALTIES)), np.float32)
-        path = fit(X["train"], Y["train"], once, PENALTIES, self.basis)
-        aucs = [auc(Y["validation"], score) for score in (X["validation"] @ path).T]
-        best = int(np.argmax(aucs))
-        return path, best, aucs[best]
+
+def regularised(X: Mapping[str, Array], Y: Mapping[str, Array], basis: Basis) -> tuple[Array, int, float]:
+    """[D, P] coefficients at every penalty, the one that validation rows like best, and their AUC of it.
+
+    Args:
+        X: standardised features of the "train" and "validation" rows; Y: their labels, 0 or 1.
+        basis: of the training rows, or a sample of them.
+    """
+    once = np.ones((len(X["train"]), len(PENALTIES)), np.float32)
+    path = fit(X["train"], Y["train"], once, PENALTIES, basis)
+    aucs = [auc(Y["validation"], score) for score in (X["validation"] @ path).T]
+    best = int(np.argmax(aucs))
+    return path, best, aucs[best]
 
 
 def probe(

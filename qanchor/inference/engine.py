@@ -24,7 +24,7 @@ from qanchor.model import persistence
 from qanchor.model.batch import collate, prefix_tokens
 from qanchor.model.body import KeysValues
 from qanchor.model.hierarchy import Prefix
-from qanchor.model.prompts import SoftPrompt
+from qanchor.model.prompts import Prompts, SoftPrompt
 from qanchor.model.towers import Tokens, Towers
 from qanchor.training.pretrain import autocast
 
@@ -87,16 +87,16 @@ class QAnchor:
             ModelError: a scenario without a soft prompt, or profiles of other modalities.
         """
         self._expect(profiles.modalities)
-        tokens, prompt_1GKD = self._suffixes(scenarios, queries)
+        tokens, prompts = self._suffixes(scenarios, queries)
         profiles = _with_own_texts(profiles)
-        out = np.empty((len(profiles), prompt_1GKD.shape[1], self.towers.dim), np.float32)
-        suffixes = prompt_1GKD.shape[1] * _columns(tokens, prompt_1GKD)
+        out = np.empty((len(profiles), len(prompts), self.towers.dim), np.float32)
+        suffixes = len(prompts) * _columns(tokens, prompts)
         with torch.inference_mode():
             indexed = self._texts(profiles)
             for rows, columns in self._batches(profiles, suffixes):
                 # as many users as the shape has room for: repeats of these, whose result is dropped
                 filled = np.resize(rows, self._room(columns + suffixes))
-                part = self._embed(profiles, filled, columns, indexed, tokens, prompt_1GKD, path)
+                part = self._embed(profiles, filled, columns, indexed, tokens, prompts, path)
                 out[rows] = part[: len(rows)].float().cpu().numpy()
                 if progress:
                     progress(len(rows))
@@ -120,17 +120,17 @@ class QAnchor:
         self, readings: Sequence[Reading], scenarios: Sequence[str] = (), queries: Sequence[str] = ()
     ) -> npt.NDArray[np.float32]:
         """[N, G, O] of users who were read, as `embed` gives them, to rounding. Raises ModelError as `embed`."""
-        tokens, prompt_1GKD = self._suffixes(scenarios, queries)
-        suffixes = prompt_1GKD.shape[1] * _columns(tokens, prompt_1GKD)
-        query_1G = torch.arange(prompt_1GKD.shape[1], device=self.towers.device)[None]
-        out = np.empty((len(readings), prompt_1GKD.shape[1], self.towers.dim), np.float32)
+        tokens, prompts = self._suffixes(scenarios, queries)
+        suffixes = len(prompts) * _columns(tokens, prompts)
+        query_1G = torch.arange(len(prompts), device=self.towers.device)[None]
+        out = np.empty((len(readings), len(prompts), self.towers.dim), np.float32)
         order = sorted(range(len(readings)), key=lambda n: -len(readings[n]))
         with torch.inference_mode(), autocast(self.towers):
             while order:
                 room = self._room(len(readings[order[0]]) + suffixes)
                 rows, order = order[:room], order[room:]
                 part = reading.batch([readings[n] for n in rows])
-                anchor_BGO = self.towers.anchor(part.prefix, tokens, query_1G, prompt_1GKD, part.layers, part.contents)
+                anchor_BGO = self.towers.anchor(part.prefix, tokens, query_1G, prompts, part.layers, part.contents)
                 out[rows] = anchor_BGO.float().cpu().numpy()
         return out
 
@@ -177,20 +177,20 @@ class QAnchor:
         columns: int,
         indexed: Any,
         tokens: Tokens,
-        prompt_1GKD: Tensor,
+        prompts: Prompts,
         path: Literal["packed", "cached", "plain"],
     ) -> Tensor:
         """[B, G, O] of one batch of users."""
         towers = self.towers
-        query_1G = torch.arange(prompt_1GKD.shape[1], device=towers.device)[None]
+        query_1G = torch.arange(len(prompts), device=towers.device)[None]
         with autocast(towers):
             prefix = towers.prefix(collate(profiles, rows, persistence.kept_events(towers), columns), indexed)
             if path == "packed":
-                return towers.anchor(prefix, tokens, query_1G, prompt_1GKD)
+                return towers.anchor(prefix, tokens, query_1G, prompts)
             if path == "cached":
-                return towers.anchor(prefix, tokens, query_1G, prompt_1GKD, towers.keys_values(prefix))
+                return towers.anchor(prefix, tokens, query_1G, prompts, towers.keys_values(prefix))
             each = [
-                towers.anchor(prefix, tokens, query_1G[:, g : g + 1], prompt_1GKD[:, g : g + 1])
+                towers.anchor(prefix, tokens, query_1G[:, g : g + 1], prompts.take(query_1G[:, g : g + 1]))
                 for g in range(query_1G.shape[1])
             ]
             return torch.cat(each, 1)
@@ -213,8 +213,8 @@ class QAnchor:
         """Users of `length` columns that a batch holds."""
         return max(1, BATCH_TOKENS[self.towers.device.type] // (BUCKET * length)) * BUCKET
 
-    def _suffixes(self, scenarios: Sequence[str], queries: Sequence[str]) -> tuple[Tokens, Tensor]:
-        """Tokens of the questions, and their soft prompts [1, G, K, D]."""
+    def _suffixes(self, scenarios: Sequence[str], queries: Sequence[str]) -> tuple[Tokens, Prompts]:
+        """Tokens of the questions, and their soft prompts."""
         unknown = [name for name in scenarios if name not in self.prompts]
         if unknown:
             known = ", ".join(sorted(self.prompts)) or "none"
@@ -224,18 +224,17 @@ class QAnchor:
         texts = [self.prompts[name].query for name in scenarios] + list(queries)
         if not texts:
             raise ModelError("nothing to embed for: give `scenarios` (tuned ones) or `queries` (plain questions)")
-        own = [self.prompts[name].prompt_KD.to(self.towers.device) for name in scenarios]
-        prompt_1GKD = torch.stack(own + [self.towers.prompt.detach()] * len(queries))[None]
-        return self.towers.tokens(texts, "left"), prompt_1GKD
+        own = [self.prompts[name] for name in scenarios]
+        return self.towers.tokens(texts, "left"), Prompts.of([*own, *[None] * len(queries)], self.towers.prompt)
 
     def _expect(self, modalities: tuple[str, ...]) -> None:
         if modalities != self.towers.modalities:
             self.towers.call(modalities)
 
 
-def _columns(tokens: Tokens, prompt_1GKD: Tensor) -> int:
+def _columns(tokens: Tokens, prompts: Prompts) -> int:
     """Of a suffix: query, soft prompt, `<USER_EMB>`."""
-    return tokens.id_RL.shape[1] + prompt_1GKD.shape[2] + 1
+    return tokens.id_RL.shape[1] + prompts.prompt_BNKD.shape[2] + 1
 
 
 def _with_own_texts(profiles: Profiles) -> Profiles:

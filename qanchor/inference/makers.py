@@ -9,4 +9,4 @@ from qanchor.inference.snapshot import digest
 def makers(model: QAnchor, fingerprint: str) -> dict[str, str]:
     """Tuned scenario -> a hash of the model's `fingerprint` and the scenario's soft prompt."""
     prompts = model.prompts.items()
-    return {name: digest(fingerprint, prompt.prompt_KD.float().cpu().tolist()) for name, prompt in prompts}
+    return {name: digest(fingerprint, prompt.numbers) for name, prompt in prompts}

@@ -1,6 +1,7 @@
 """Users whose prefix was read once, to be asked later: online, another question costs its suffix only (D7).
 
-Shapes: B users, P prefix columns of the longest of them, H heads, D width, d = D / H, W width of a text vector.
+Shapes: B users, P prefix columns of the longest of them, H heads, D width, d = D / H, W width of a text vector, Y
+numbers of a tally.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Reading:
     """
 
     first_D: Tensor
+    tally_Y: Tensor
     columns: tuple[Tensor, ...]
     """worth, text [P, ...]; the seed's worth [P, ...] and value [H, P, d], if it has one; layer by layer keys, values
     [H, P, d]: laid out as they are multiplied."""
@@ -36,7 +38,7 @@ class Reading:
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.numel() * tensor.itemsize for tensor in (self.first_D, *self.columns))
+        return sum(tensor.numel() * tensor.itemsize for tensor in (self.first_D, self.tally_Y, *self.columns))
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read(towers: Towers, prefix: Prefix) -> Iterator[Reading]:
     for b, length in enumerate(prefix.mask_BP.sum(1).tolist()):
         # copies: a view would keep the whole batch
         own = tuple(column[b, ..., :length, :].clone(memory_format=torch.contiguous_format) for column in columns)
-        yield Reading(first_BD[b].clone(), own, contents is not None)
+        yield Reading(first_BD[b].clone(), prefix.tally_BY[b].clone(), own, contents is not None)
 
 
 def batch(readings: Sequence[Reading]) -> Batch:
@@ -73,7 +75,8 @@ def batch(readings: Sequence[Reading]) -> Batch:
         seed_worth, value, *rest = rest
         contents = Contents(value, seed_worth)
     first_B1D = torch.stack([one.first_D for one in readings])[:, None]
-    return Batch(Prefix(first_B1D, mask_BP, worth, text), list(zip(rest[::2], rest[1::2], strict=True)), contents)
+    prefix = Prefix(first_B1D, mask_BP, worth, text, torch.stack([one.tally_Y for one in readings]))
+    return Batch(prefix, list(zip(rest[::2], rest[1::2], strict=True)), contents)
 
 
 def _padded(parts: Sequence[Tensor]) -> Tensor:

@@ -168,13 +168,14 @@ class Shard:
         prompts, job = self.model.prompts, self.job
         if scenario.tuned and scenario.name not in prompts:
             raise ModelError(f"{job.model} has no soft prompt for {scenario.name!r}: tune it first (`qanchor tune`)")
-        prompt_KD = prompts[scenario.name].prompt_KD if scenario.tuned else self.model.towers.prompt.detach()
+        shared_KD = self.model.towers.prompt.detach()
+        numbers = prompts[scenario.name].numbers if scenario.tuned else shared_KD.float().cpu().tolist()
         return Made(
             as_of=str(job.as_of),
             scenario=scenario.name,
             query=scenario.query,
             model=self.fingerprint,
-            prompt=digest(prompt_KD.float().cpu().tolist()),
+            prompt=digest(numbers),
             events=digest(self.now.files),
             population=digest(job.lookback_days, job.min_events),
         )

@@ -6,11 +6,13 @@ modality's K_m most recently seen texts, those of one category share a token, wh
 
 Shapes: B users, M modalities, E events of all users one after another, U distinct texts of the batch, R of the users (a
 user's distinct texts, of all users one after another), T event tokens of all users, G (user, category) pairs, F
-features of an event, C of a (user, modality) or (user, category), X of a user's whole window, S time scales.
+features of an event, C of a (user, modality) or (user, category), X of a user's whole window, W of its tally, S time
+scales.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 
 from qanchor.events.profiles import CODES, DAY, Profiles
+from qanchor.model.tally import WIDTH, tally
 
 EVENT_FEATURES = 16
 COUNT_FEATURES = 8
@@ -30,6 +33,7 @@ DECAY_DAYS = (3.0, 14.0, 60.0, float("inf"))
 """Time scales at which a text's occurrences are counted; at the last one all count alike."""
 RHYTHM_FEATURES = 3
 TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS) + RHYTHM_FEATURES
+TALLY = WIDTH + TOTAL_FEATURES - COUNT_FEATURES + 2 * IDLE_BUCKETS
 COUNT_DAYS = (3, 10, 30)
 """Recent stretches, before the user's newest event, in which a modality's events are counted (the whole window too)."""
 
@@ -66,6 +70,9 @@ class Batch:
     """Which category, below `CODES`."""
     kind_count_GC: Tensor
     """How much there is of each category that a user has."""
+    tally_BW: Tensor
+    """All of these counts step by step (tally.py), the decayed ones, the rhythm, and the idle time, at least and at
+    most so long."""
     idle_B: Tensor
     """Bucket of the time between the newest event and `as_of`."""
     slots: int
@@ -158,6 +165,11 @@ def collate(
     totals = [_count_features(owner, size, *told), np.log1p(decayed), _rhythm(part, gap, idle)]
     kinds_of_users, kind = np.unique(owner * CODES + part.texts.code[part.text], return_inverse=True)
     kind_owner, kind_code = np.divmod(kinds_of_users, CODES)
+    counts = [totals[0], _count_features(cell, size * kinds, *told), _count_features(kind, len(kind_code), *told)]
+    user, own = np.arange(size), np.array([CODES + 1 + zlib.crc32(name.encode()) % CODES for name in part.modalities])
+    owners, codes = [user, user.repeat(kinds), kind_owner], [np.full(size, CODES), np.tile(own, size), kind_code]
+    since = np.eye(IDLE_BUCKETS)[idle]
+    tallied = tally(size, *map(np.concatenate, (owners, codes, counts)))
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),
         text_E=torch.from_numpy(text.astype(np.int64)),
@@ -170,11 +182,12 @@ def collate(
         entry_worth_RS=torch.from_numpy(np.stack(worth, 1).astype(np.float32)),
         token_owner_T=torch.from_numpy(token_owner),
         token_slot_T=torch.from_numpy(token_slot),
-        count_BMC=torch.from_numpy(_count_features(cell, size * kinds, *told)).view(size, kinds, COUNT_FEATURES),
+        count_BMC=torch.from_numpy(counts[1]).view(size, kinds, COUNT_FEATURES),
         total_BX=torch.from_numpy(np.concatenate(totals, 1, dtype=np.float32)),
         kind_owner_G=torch.from_numpy(kind_owner),
         kind_code_G=torch.from_numpy(kind_code),
-        kind_count_GC=torch.from_numpy(_count_features(kind, len(kind_code), *told)),
+        kind_count_GC=torch.from_numpy(counts[2]),
+        tally_BW=torch.from_numpy(np.concatenate([tallied, *totals[1:], since, since.cumsum(1)], 1, dtype=np.float32)),
         idle_B=torch.from_numpy(idle),
         slots=most if columns is None else columns - 1 - kinds,
     )

@@ -5,6 +5,7 @@ Shapes: B users, N questions each, D width of the backbone, O = 128 width of an 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -94,11 +95,17 @@ class Head(nn.Module):
         """[B, N, Q] projections -> [B, N, S, O] what an embedding is mixed of, by the running statistics."""
         return self._apart(self._centre(tower)(projection_BNQ))
 
-    def mix(self, stream_BNSO: Tensor, share_BNS: Tensor | None = None) -> Tensor:
-        """[B, N, O] embeddings; `share` times the weights of `STREAMS`."""
+    def mix(
+        self,
+        stream_BNSO: Tensor,
+        share_BNS: Tensor | None = None,
+        write: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """[B, N, O] embeddings; `share` times the weights of `STREAMS`, and with what `write` makes of the outcome."""
         weight = stream_BNSO.new_tensor(STREAMS)
         weight = weight if share_BNS is None else weight * share_BNS
-        return F.normalize((stream_BNSO * weight[..., None]).sum(-2), dim=-1)
+        mixed_BNO = F.normalize((stream_BNSO * weight[..., None]).sum(-2), dim=-1)
+        return write(mixed_BNO) if write else mixed_BNO
 
     def project(self, state_BND: Tensor, told_BNO: Tensor | None = None) -> Tensor:
         """[B, N, D] final states, and what is told beside them [B, N, Q - O] -> [B, N, Q], not yet centred."""

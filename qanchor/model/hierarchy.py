@@ -2,7 +2,7 @@
 
 Shapes: B users, M modalities, E events, U distinct texts of a batch, R (user, text) pairs,
 P = 1 + M + event tokens of the longest user,
-T event tokens of all users, D width of the backbone, W width of a text vector; F, C, X and S as in batch.py.
+T event tokens of all users, D width of the backbone, W width of a text vector; F, C, X, Y (its W) and S as in batch.py.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Prefix:
     """How often an event token's text occurs, decayed at S time scales; 0 at user and modality tokens."""
     text_BPW: Tensor
     """Unit-length text vector of event tokens, 0 elsewhere: what the anchor seed matches queries with."""
+    tally_BY: Tensor
+    """How much there is of everything, step by step (tally.py): for readouts alone, no token holds it."""
 
     def __len__(self) -> int:
         return len(self.token_BPD)
@@ -65,7 +67,8 @@ class Hierarchy(nn.Module):
     in the paper, each modality has an adapter of its own and the user adapter reads all modality tokens side by side;
     modalities are then known by their order.
 
-    Without `user_token` or `modality_tokens` the prefix has no such columns (Tables 3 and 6).
+    Without `user_token` or `modality_tokens` the prefix has no such columns, and without the former no tally (Tables 3
+    and 6).
     """
 
     def __init__(
@@ -138,7 +141,8 @@ class Hierarchy(nn.Module):
         said_RW = unit_UW[batch.entry_text_R[entry_R]] * own_RS[:, -1:].to(unit_UW.dtype)
         text_TW = F.normalize(unit_UW.new_zeros(len(row), unit_UW.shape[1]).index_add(0, token_R, said_RW), dim=-1)
         text_BPW = unit_UW.new_zeros(users, columns, unit_UW.shape[1]).index_put((row, column), text_TW)
-        return Prefix(token_BPD, mask_BP, worth_BPS, text_BPW)
+        tally_BY = batch.tally_BW if self.user_token else torch.zeros_like(batch.tally_BW)
+        return Prefix(token_BPD, mask_BP, worth_BPS, text_BPW, tally_BY)
 
     def _volume(self, batch: Batch, name_MW: Tensor | None) -> Tensor:
         """[B, D] how much and how lately, linear in the logs of counts: of the whole window, modalities, categories."""

@@ -1,7 +1,7 @@
 """Many users' prefixes with their keys and values, computed once and kept without padding, wherever there is room.
 
 Shapes: N users, L tokens of all of them one after another, X words of a token's record, B users taken, P columns of the
-longest of them, D width.
+longest of them, D width, Y numbers of a tally.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from qanchor.errors import TrainingError
 from qanchor.model.body import KeysValues
 from qanchor.model.hierarchy import Prefix
 
-FIELDS = tuple(field.name for field in fields(Prefix) if field.name != "mask_BP")
+FIELDS = tuple(field.name for field in fields(Prefix) if field.name not in ("mask_BP", "tally_BY"))
+"""What there is of each token."""
 GIB = 2**30
 
 
@@ -124,6 +125,7 @@ class PrefixCache:
             TrainingError: there is not a single prefix.
         """
         lengths: list[Tensor] = []
+        tallies: list[Tensor] = []
         records: Records | None = None
         for prefix, layers in parts:
             tensors = _per_token(prefix, layers)
@@ -132,12 +134,14 @@ class PrefixCache:
                 self.columns = _columns(tensors)
                 records = Records(self.device, int(memory_gb * GIB), folder)
             lengths.append(prefix.mask_BP.sum(1))
+            tallies.append(prefix.tally_BY)
             records.append(torch.cat([tensor.flatten(1).view(torch.int32) for tensor in tensors], 1))
         if records is None:
             raise TrainingError("no users to keep prefixes of, expected at least one: widen `windows` or `users`")
         self.place = records.place
         """`cuda:0`, `cpu` or `disk`."""
         self.word_LX = records.table()
+        self.tally_NY = torch.cat(tallies)
         self.length_N = torch.cat(lengths).cpu()
         self.start_N = self.length_N.cumsum(0) - self.length_N
 
@@ -164,7 +168,10 @@ class PrefixCache:
         own = dict(zip(FIELDS, tensors[: len(FIELDS)], strict=True))
         own["worth_BPS"] = own["worth_BPS"] * mask_BP[..., None]
         heads_first = [tensor.transpose(1, 2) for tensor in tensors[len(FIELDS) :]]
-        return Prefix(mask_BP=mask_BP, **own), list(zip(heads_first[::2], heads_first[1::2], strict=True))
+        tally_BY = self.tally_NY[row_B.to(self.tally_NY.device)]
+        return Prefix(mask_BP=mask_BP, tally_BY=tally_BY, **own), list(
+            zip(heads_first[::2], heads_first[1::2], strict=True)
+        )
 
 
 def _per_token(prefix: Prefix, layers: KeysValues) -> list[Tensor]:

@@ -1,22 +1,29 @@
 """Soft prompts: what tuning learns for one scenario, a few KB, tied to the model that it was learned on.
 
-Shapes: K prompt vectors, D width of the backbone, C classes, O width of an embedding.
+Shapes: K prompt vectors, D width of the backbone, C classes, O width of an embedding, X streams that it is mixed of, R
+rows of a readout, Y numbers that it reads; B users, N suffixes of each.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from qanchor.errors import ModelError
 from qanchor.events import atomic
+from qanchor.model.head import STREAMS
+from qanchor.model.readout import LINES
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,25 @@ class SoftPrompt:
     """Unit-length prototypes of the classes 0..C-1; all zero where the scenario could not be tuned."""
     model: str
     """Fingerprint of the model that the prompt was tuned on."""
+    share_X: Tensor = field(default_factory=lambda: torch.ones(len(STREAMS)))
+    """How many times as much as usual an embedding holds of each stream."""
+    readout_RY: Tensor = field(default_factory=lambda: torch.zeros(LINES, 0))
+    """What is written over it (readout.py); without lines, nothing."""
 
     @property
     def classes(self) -> int:
         return len(self.prototype_CO)
 
+    @property
+    def numbers(self) -> list[Any]:
+        """All that an embedding depends on, to be hashed."""
+        return [tensor.float().cpu().tolist() for tensor in (self.prompt_KD, self.share_X, self.readout_RY)]
+
     def save(self, path: Path) -> None:
         """Write it as safetensors, the words in the metadata; an older prompt is replaced in one step."""
-        tensors = {"prompt": self.prompt_KD.detach().contiguous(), "prototype": self.prototype_CO.detach().contiguous()}
+        named = {"prompt": self.prompt_KD, "prototype": self.prototype_CO, "share": self.share_X}
+        named |= {"readout": self.readout_RY}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
         about = {
             "format": FORMAT,
             "scenario": self.scenario,
@@ -60,7 +78,7 @@ class SoftPrompt:
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["qanchor"])
-                prompt_KD, prototype_CO = file.get_tensor("prompt"), file.get_tensor("prototype")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise ModelError(
                 f"{path} is no soft prompt ({error}), expected safetensors with `prompt`, `prototype` and metadata: "
@@ -74,4 +92,35 @@ class SoftPrompt:
             raise ModelError(
                 f"{path} was tuned on model {about['model']}, this is model {model}: tune the scenario again on it"
             )
-        return cls(about["scenario"], about["query"], prompt_KD, prototype_CO, about["model"])
+        own = (tensors[name] for name in ("prompt", "prototype", "share", "readout"))
+        prompt_KD, prototype_CO, share_X, readout_RY = own
+        return cls(about["scenario"], about["query"], prompt_KD, prototype_CO, about["model"], share_X, readout_RY)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What N suffixes of each of B users have of their own, as the towers take it; B is 1 where all are asked alike."""
+
+    prompt_BNKD: Tensor
+    share_BNX: Tensor
+    readout_BNRY: Tensor
+
+    @classmethod
+    def of(cls, own: Sequence[SoftPrompt | None], shared_KD: Tensor) -> Prompts:
+        """[1, N] of these scenarios; None, a free question, has the shared prompt and nothing else."""
+        plain = SoftPrompt("", "", shared_KD.detach(), shared_KD.new_zeros(0), "")
+        each = [one or plain for one in own]
+        rows, width = (max(one.readout_RY.shape[d] for one in each) for d in (0, 1))
+        readouts = [
+            F.pad(one.readout_RY, (0, width - one.readout_RY.shape[1], 0, rows - len(one.readout_RY))) for one in each
+        ]
+        stacks = [one.prompt_KD for one in each], [one.share_X for one in each], readouts
+        return cls(*(torch.stack([one.to(shared_KD.device) for one in stack])[None] for stack in stacks))
+
+    def __len__(self) -> int:
+        """Suffixes of each user."""
+        return self.prompt_BNKD.shape[1]
+
+    def take(self, row_BN: Tensor) -> Prompts:
+        """Each user's own suffixes, by their rows among those of all."""
+        return Prompts(self.prompt_BNKD[0, row_BN], self.share_BNX[0, row_BN], self.readout_BNRY[0, row_BN])

@@ -54,6 +54,16 @@ class Contents:
     """How often each token's text occurs, by time scale, and as an event of each kind."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the seed says of each suffix beside what `<USER_EMB>` starts from."""
+
+    stream_BNY: Tensor
+    """User token, own and prompted reading, by maps that are not learned [B, N, 3 * O]."""
+    own_BNX: Tensor
+    """What the query reads, as it is."""
+
+
 class AnchorSeed(nn.Module):
     """Which events speak to the query, how many, how recent, and what they say.
 
@@ -77,6 +87,8 @@ class AnchorSeed(nn.Module):
         self.value = nn.Linear(width, width)
         self.kind = nn.Linear(width, KINDS)
         read = width + heads * (len(DECAY_DAYS) + KINDS)
+        self.read = read
+        """Numbers of one reading."""
         self.prompt_in = nn.Linear(read, width, bias=False)
         self.query_in = nn.Linear(read, width)
         self.user_in = nn.Linear(width, width, bias=False) if user else None
@@ -104,9 +116,9 @@ class AnchorSeed(nn.Module):
         words: Words,
         prompt_BNKD: Tensor,
         contents: Contents | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """[B, N, D] what `<USER_EMB>` of each suffix starts from, before its learned constant is added; and, by maps
-        that are not learned, user token, own and prompted reading as they are [B, N, 3 * O].
+    ) -> tuple[Tensor, Told]:
+        """[B, N, D] what `<USER_EMB>` of each suffix starts from, before its learned constant is added, and what is
+        told beside it.
 
         Prompts may be [1, N, K, D], shared by the users.
         With the prefix's `contents`, of its tokens only the first, the user token, is read.
@@ -130,7 +142,7 @@ class AnchorSeed(nn.Module):
             user_BNO = self.tell_user(prefix.user_BD.float())[:, None].expand_as(own_BNO)
         if prompt_BNKD.shape[2]:
             prompted_BNO = self.tell_prompted(prompted_BNX).expand_as(own_BNO)
-        return seed_BND, torch.cat([user_BNO, own_BNO, prompted_BNO], -1)
+        return seed_BND, Told(torch.cat([user_BNO, own_BNO, prompted_BNO], -1), own_BNX)
 
     def attention(self, prefix: Prefix, words: Words, prompt_BNKD: Tensor) -> Tensor:
         """[B, N, P] where each suffix looks: the mean weight of all heads, half by the query and half by the prompt."""

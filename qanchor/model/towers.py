@@ -5,13 +5,14 @@ prediction; attention is causal, so `<USER_EMB>` never sees the answer.
 
 Shapes: B users, P prefix columns, N suffixes a user, Q query columns (padding on the left), K prompt vectors, T answer
 columns (padding on the right), S = Q + K + 1 + T, A answers, D width of the backbone, O = 128 width of an embedding, X
-streams that an embedding is mixed of.
+streams that an embedding is mixed of, Y numbers that a readout reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,21 +22,19 @@ from torch import Tensor, nn
 from qanchor.errors import ModelError
 from qanchor.model import body
 from qanchor.model.attention import ALL, Layout
-from qanchor.model.batch import Batch
+from qanchor.model.batch import TALLY, Batch
 from qanchor.model.body import KeysValues
-from qanchor.model.head import STREAMS, Head
+from qanchor.model.head import Head
 from qanchor.model.hierarchy import Hierarchy, Prefix
-from qanchor.model.seed import AnchorSeed, Contents, Words
+from qanchor.model.prompts import Prompts
+from qanchor.model.readout import written
+from qanchor.model.seed import AnchorSeed, Contents, Told, Words
 from qanchor.model.text_encoder import TextEncoder, query_words
 
 QUERY_WORDS = 32
 QUERY_TOKENS = 24
 ANSWER_TOKENS = 32
 """Longer queries lose their beginning, longer answers their end."""
-
-
-LOG_SHARE = 20.0
-"""So that a prompt's numbers hardly move when they say that a stream counts several times as much."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,11 @@ class Towers(nn.Module):
         dtype: torch.dtype = self.backbone.get_input_embeddings().weight.dtype
         return dtype
 
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Numbers of the parts that a readout reads: the tally, what is learned, and what the query reads."""
+        return (TALLY, self.dim, self.seed.read) if self.seed else (TALLY, self.dim)
+
     def call(self, modalities: tuple[str, ...]) -> None:
         """Read logs of these modalities from now on. Raises ModelError where modalities are known by their order."""
         if not self.named:
@@ -157,9 +161,9 @@ class Towers(nn.Module):
         query_BN: Tensor,
         prompt_BNKD: Tensor,
         contents: Contents | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Told | None]:
         """[B, N, D] what `<USER_EMB>` starts from: its learned constant, plus the anchor seed where there is one; and
-        what the seed tells beside it [B, N, (X - 1) * O]."""
+        what the seed tells beside it."""
         if self.seed is None or queries.word_RL is None:
             return self.user_emb.expand(len(prefix), query_BN.shape[1], -1), None
         word_BNL = queries.word_RL[query_BN]
@@ -170,8 +174,8 @@ class Towers(nn.Module):
         vector_VW = F.normalize(self.text_encoder(queries.indexed, used_V.cpu()), dim=-1)
         importance_V = self.text_encoder.importance(queries.indexed)[used_V]
         words = Words(vector_VW, importance_V, place_BNL[..., 0], place_BNL[..., 1:])
-        seed_BND, told_BNY = self.seed(prefix, words, prompt_BNKD, contents)
-        return self.user_emb + seed_BND, told_BNY
+        seed_BND, told = self.seed(prefix, words, prompt_BNKD, contents)
+        return self.user_emb + seed_BND, told
 
     def suffixes(
         self,
@@ -182,7 +186,7 @@ class Towers(nn.Module):
         answers: Tokens | None = None,
         answer_BN: Tensor | None = None,
         contents: Contents | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Told | None]:
         """Input vectors [B, N, S, D] of the suffixes, their mask [B, N, S], and what the seed tells; `<USER_EMB>` is
         column Q + K.
 
@@ -192,14 +196,14 @@ class Towers(nn.Module):
         prompt_BNKD = self.prompt.expand(1, suffixes, -1, -1) if prompt_BNKD is None else prompt_BNKD
         embed = self.backbone.get_input_embeddings()
         id_BNQ, mask_BNQ = queries.take(query_BN, "left")
-        seed_BND, told_BNY = self.seeds(prefix, queries, query_BN, prompt_BNKD, contents)
+        seed_BND, told = self.seeds(prefix, queries, query_BN, prompt_BNKD, contents)
         parts = [embed(id_BNQ).expand(users, -1, -1, -1), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
         masks = [mask_BNQ.expand(users, -1, -1), mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
         if answers is not None and answer_BN is not None:
             id_BNT, mask_BNT = answers.take(answer_BN, "right")
             parts.append(embed(id_BNT))
             masks.append(mask_BNT)
-        return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2), told_BNY
+        return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2), told
 
     def read(
         self,
@@ -233,27 +237,19 @@ class Towers(nn.Module):
         prefix: Prefix,
         queries: Tokens,
         query_BN: Tensor,
-        prompt_BNKD: Tensor | None = None,
+        prompts: Prompts | None = None,
         cached: KeysValues | None = None,
         contents: Contents | None = None,
     ) -> Tensor:
-        """u_{i,q} [B, N, O]: the embedding of each user for each of its suffixes.
+        """u_{i,q} [B, N, O]: the embedding of each user for each of its suffixes, by the shared prompt or their own.
 
         With `cached` and `contents` of the prefix, only what depends on the suffixes is computed.
         """
-        stream_BNXO = self.streams(prefix, queries, query_BN, prompt_BNKD, cached, contents)
-        return self.head.mix(stream_BNXO, None if prompt_BNKD is None else self.shares(prompt_BNKD))
-
-    def shares(self, prompt_BNKD: Tensor) -> Tensor | None:
-        """[B, N, X] how much a scenario's own prompt makes of each stream: e to what its first numbers differ by."""
-        if not len(self.prompt):
-            return None
-        change_BNX = (prompt_BNKD - self.prompt)[..., : len(STREAMS)].mean(-2)
-        return (LOG_SHARE * change_BNX).exp()
-
-    def write_shares(self, prompt_KD: Tensor, share_X: Tensor) -> None:
-        """Multiply, in place, what a prompt says of each stream."""
-        prompt_KD[:, : len(share_X)] += share_X.log().to(prompt_KD.device) / LOG_SHARE
+        own = None if prompts is None else prompts.prompt_BNKD
+        stream_BNXO, known_BNY = self.streams(prefix, queries, query_BN, own, cached, contents)
+        if prompts is None:
+            return self.head.mix(stream_BNXO)
+        return self.head.mix(stream_BNXO, prompts.share_BNX, partial(written, prompts.readout_BNRY, known_BNY))
 
     def streams(
         self,
@@ -263,11 +259,14 @@ class Towers(nn.Module):
         prompt_BNKD: Tensor | None = None,
         cached: KeysValues | None = None,
         contents: Contents | None = None,
-    ) -> Tensor:
-        """[B, N, X, O] what `anchor` mixes (`Head.mix`)."""
-        suffix_BNSD, mask_BNS, told_BNY = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
+    ) -> tuple[Tensor, Tensor]:
+        """[B, N, X, O] what `anchor` mixes (`Head.mix`), and all that a readout reads [B, N, Y], as `known` says."""
+        suffix_BNSD, mask_BNS, told = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
         state_BN1D = self.read(prefix, suffix_BNSD, mask_BNS, cached, slice(-1, None))
-        return self.head.streams(self.head.project(state_BN1D[:, :, 0], told_BNY), "anchor")
+        projection_BNQ = self.head.project(state_BN1D[:, :, 0], told.stream_BNY if told else None)
+        stream_BNXO = self.head.streams(projection_BNQ, "anchor")
+        known = [prefix.tally_BY[:, None].expand(-1, stream_BNXO.shape[1], -1), stream_BNXO[:, :, 0]]
+        return stream_BNXO, torch.cat(known + ([told.own_BNX] if told else []), -1)
 
     def answer(self, answers: Tokens, answer_BN: Tensor) -> Tensor:
         """[B, N, O] projections of the answers: the same backbone, its last token, each distinct answer once."""
@@ -289,10 +288,10 @@ class Towers(nn.Module):
         They equal those of `anchor` and `answer` as long as the backbone's residual branches are zero.
         """
         norm = self.backbone.get_decoder().norm
-        seed_BND, told_BNY = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
+        seed_BND, told = self.seeds(prefix, queries, query_BN, self.prompt.expand(1, query_BN.shape[1], -1, -1))
         rows, place_BN = torch.unique(answer_BN, return_inverse=True)
         end_BND = self._answer_end(answers, rows)[place_BN]
-        user_BNQ = self.head.project(norm(seed_BND.to(self.dtype)), told_BNY)
+        user_BNQ = self.head.project(norm(seed_BND.to(self.dtype)), told.stream_BNY if told else None)
         return user_BNQ, self.head.project(norm(end_BND.to(self.dtype)))
 
     def _answer_end(self, answers: Tokens, rows: Tensor) -> Tensor:

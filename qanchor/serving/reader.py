@@ -25,6 +25,7 @@ from qanchor.inference.reading import Reading
 from qanchor.inference.search import direction
 from qanchor.model import persistence
 from qanchor.model.batch import collate
+from qanchor.model.prompts import Prompts, SoftPrompt
 from qanchor.serving import warm
 from qanchor.serving.live import Live, Word, joined, table_of, unknown
 from qanchor.serving.warm import Warm
@@ -158,22 +159,21 @@ class Reader:
         distinct = list(dict.fromkeys(suffix for own in suffixes for suffix in own))
         queries = list(dict.fromkeys(suffix.query for suffix in distinct))
         tokens: Any = self._tokens(tuple(queries))
-        prompt_RKD = torch.stack([self._prompt(suffix) for suffix in distinct])
+        prompts = Prompts.of([self._prompt(suffix) for suffix in distinct], towers.prompt)
         place = {suffix: row for row, suffix in enumerate(distinct)}
         row_BG = torch.tensor([[place[suffix] for suffix in own] for own in suffixes], device=towers.device)
         query_R = torch.tensor([queries.index(suffix.query) for suffix in distinct], device=towers.device)
         alike = len(set(suffixes)) == 1
-        prompt_BGKD = prompt_RKD[row_BG[:1] if alike else row_BG]
+        own = prompts.take(row_BG[:1] if alike else row_BG)
         part = reading.batch(readings)
-        return towers.anchor(part.prefix, tokens, query_R[row_BG], prompt_BGKD, part.layers, part.contents)
+        return towers.anchor(part.prefix, tokens, query_R[row_BG], own, part.layers, part.contents)
 
-    def _prompt(self, suffix: Suffix) -> Tensor:
-        """[K, D]."""
+    def _prompt(self, suffix: Suffix) -> SoftPrompt | None:
         if suffix.tuned is None:
-            return self.model.towers.prompt.detach()
+            return None
         if suffix.tuned not in self.model.prompts:
             raise DataError(f"the model has no soft prompt for {suffix.tuned!r}: tune it, or ask its query instead")
-        return self.model.prompts[suffix.tuned].prompt_KD.to(self.model.towers.device)
+        return self.model.prompts[suffix.tuned]
 
 
 def _each(work: Callable[[Sequence[Ask]], list[Floats]], asks: Sequence[Ask]) -> list[Floats | str]:

@@ -2,13 +2,13 @@
 
 A user's prefix does not depend on the scenario, so it is computed once and kept (tokens and KV); each step runs only
 suffixes, of all scenarios at once. Every scenario draws its own users, as many of each class, so that rare positives
-are seen; the shared prompt of pretraining is where every scenario starts, with the mix of streams that a probe likes
-best (`mixes.py`). Of what is tuned that with the lowest loss on validation users is kept, and in the end only where a
-probe is better for it (docs/decisions/0004-tuning.md, 0009-streams.md). What a scenario draws depends on its name, the
+are seen; the shared prompt of pretraining is where every scenario starts. Of what is tuned that with the lowest loss on
+validation users is kept, and in the end only where a probe is better for it (`choice.py`); then the scenario gets its
+readout (`readouts.py`; docs/decisions/0004-tuning.md, 0010-readout.md). What a scenario draws depends on its name, the
 seed and the step: in whatever company it is tuned, it learns the same.
 
 Shapes: G scenarios, B users of a scenario's batch, R = G * B rows of a step, K prompt vectors, D width, C classes of
-the scenario that has most, O = 128.
+the scenario that has most, O = 128, X streams that an embedding is mixed of, Y numbers that a readout reads.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +33,18 @@ from qanchor.model import losses
 from qanchor.model.head import STREAMS
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
+from qanchor.model.readout import written
 from qanchor.model.towers import Tokens, Towers
-from qanchor.training import mixes
+from qanchor.training import choice, readouts
 from qanchor.training.checkpoints import Checkpoints, Position
 from qanchor.training.pretrain import autocast
 
 CHUNK = {"cpu": 64, "cuda": 512}
 """Users embedded at once: those of like length, so that little of it is padding."""
-PROMPTED = (1.0, 3.0)
-"""How many times as much of what its own prompt reads a scenario's embedding may hold as one by the shared prompt."""
+PROMPTED = 3.0
+"""How many times as much of what its own prompt reads a scenario's embedding holds as one by the shared prompt."""
+ROWS = 20_000
+"""Training users of a scenario by whom is decided what it keeps, at most."""
 START = 64
 """Training users of each class whose mean a prototype starts from."""
 
@@ -144,15 +147,12 @@ class Tuning:
         self.towers.eval()
         self.checkpoints = Checkpoints(folder)
         prompt_GKD = towers.prompt.detach().expand(len(self.names), -1, -1).clone()
-        self.mixed = towers.seeded and len(towers.prompt) > 0
-        """Whether embeddings have more than one stream, and prompts a place to say how much of each."""
-        if self.mixed:
-            for g in range(len(self.names)):
-                self._start(g, prompt_GKD)
+        self.share_X = prompt_GKD.new_ones(len(STREAMS))
+        """How many times as much as usual an embedding holds of each stream."""
         self.learned = Learned(prompt_GKD, self._class_means(prompt_GKD))
-        if self.mixed:  # while it is tuned, what the prompt reads counts most
-            for prompt_KD in self.learned.prompt_GKD.detach():
-                towers.write_shares(prompt_KD, _prompted(PROMPTED[-1]))
+        self.kept = {name: self._start(g, classes) for g, (name, classes) in enumerate(self._classes)}
+        """scenario -> what it has now; its best, once all steps are done. Of no model yet."""
+        self.share_X[-1] = PROMPTED
 
     def run(self) -> Iterator[TuneStep | TuneCheck]:
         """500 steps by default, from the last checkpoint if there is one; `prompts` are then each scenario's best.
@@ -182,73 +182,56 @@ class Tuning:
                     loss = self._backward(step)
                     optimiser.step()
                     yield TuneStep(step + 1, loss)
-            if self.mixed:
-                for g in range(len(self.names)):
-                    self._decide(g)
+            self.kept = {name: self._decide(g, classes) for g, (name, classes) in enumerate(self._classes)}
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
 
     def prompts(self, model: str) -> dict[str, SoftPrompt]:
         """Each scenario's best by validation users, for the model of fingerprint `model`."""
-        learned = self.learned
-        return {
-            name: SoftPrompt(
-                name, self.queries[name], learned.best_prompt_GKD[g], learned.best_prototype_GCO[g, :classes], model
-            )
-            for g, (name, classes) in enumerate(self._classes)
-        }
+        return {name: replace(prompt, model=model) for name, prompt in self.kept.items()}
 
-    def _start(self, g: int, prompt_GKD: Tensor) -> None:
-        """Write into a scenario's prompt which mix tells its classes best."""
-        row_R, class_R, split_R = self._judges(g)
-        stream_RSO, head = self._all_streams(g, row_R, prompt_GKD), self.towers.head
-        share_XS = mixes.SHARES.to(stream_RSO.device)
-        chosen = mixes.best([head.mix(stream_RSO, share_S) for share_S in share_XS], class_R, split_R)
-        self.towers.write_shares(prompt_GKD[g], share_XS[chosen])
+    def _start(self, g: int, classes: int) -> SoftPrompt:
+        name, learned = self.names[g], self.learned
+        prompt_KD, prototype_CO = learned.start_prompt_GKD[g], learned.start_prototype_GCO[g, :classes]
+        return SoftPrompt(name, self.queries[name], prompt_KD, prototype_CO, "", self.share_X.clone())
 
-    def _decide(self, g: int) -> None:
-        """Keep what was tuned, and how much of what the prompt reads, only where a probe is better for it."""
-        learned, head = self.learned, self.towers.head
-        row_R, class_R, split_R = self._judges(g)
-        before_RSO = self._all_streams(g, row_R, learned.start_prompt_GKD)
-        share_S = self._shares(learned.start_prompt_GKD[g])
-        told = [head.mix(before_RSO, share_S)]
-        after_RSO = self._all_streams(g, row_R, learned.best_prompt_GKD)
-        told += [head.mix(after_RSO, share_S * _prompted(times).to(share_S.device)) for times in PROMPTED]
-        chosen = mixes.best(told, class_R, split_R)
-        if chosen:
-            self.towers.write_shares(learned.best_prompt_GKD[g], _prompted(PROMPTED[chosen - 1] / PROMPTED[-1]))
-        else:
-            learned.best_prompt_GKD[g] = learned.start_prompt_GKD[g]
-            learned.best_prototype_GCO[g] = learned.start_prototype_GCO[g]
+    def _decide(self, g: int, classes: int) -> SoftPrompt:
+        """What a scenario ends with: what was tuned, only where a probe is better for it; and the readout."""
+        start, mix, (row_R, class_R, split_R) = self.kept[self.names[g]], self.towers.head.mix, self._judges(g)
+        tuned = replace(start, prompt_KD=self.learned.best_prompt_GKD[g], share_X=self.share_X)
+        told = [(one, *self._all_streams(g, row_R, one.prompt_KD)) for one in (start, tuned)]
+        embedded = [mix(stream_RXO, one.share_X) for one, stream_RXO, _ in told]
+        kept, stream_RXO, known_RY = told[choice.best(embedded, class_R, split_R)]
 
-    def _shares(self, prompt_KD: Tensor) -> Tensor:
-        share = self.towers.shares(prompt_KD[None, None])
-        assert share is not None
-        return share[0, 0]
+        readout_RY = readouts.fitted(known_RY.float().cpu().numpy(), self.towers.known, class_R, split_R)
+        kept = replace(kept, readout_RY=readout_RY.to(known_RY.device))
+        user_RO = mix(stream_RXO, kept.share_X, partial(written, kept.readout_RY, known_RY))
+        own_CO = [user_RO[torch.from_numpy((class_R == c) & (split_R == "train"))].mean(0) for c in range(classes)]
+        return replace(kept, prototype_CO=F.normalize(torch.stack(own_CO), dim=-1))
 
     def _judges(self, g: int) -> tuple[Ints, Ints, npt.NDArray[np.str_]]:
         """Rows of the cache, classes and splits of the users whom a scenario's choices are made by."""
         part = self.labelled[self.names[g]]
         rng = np.random.default_rng((self.seed, zlib.crc32(self.names[g].encode())))
-        some = np.sort(rng.permutation(len(part.train_row))[: mixes.ROWS])
+        some = np.sort(rng.permutation(len(part.train_row))[:ROWS])
         rows = np.concatenate([part.train_row[some], part.validation_row])
         split_R = np.repeat(["train", "validation"], [len(some), len(part.validation_row)])
         return rows, np.concatenate([part.train_label[some], part.validation_label]), split_R
 
     @torch.no_grad()
-    def _all_streams(self, g: int, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
-        """[R, S, O] what any number of users' embeddings for one scenario are mixed of."""
-        picked = list(self._like_lengths(row_R))
-        parts = []
+    def _all_streams(self, g: int, row_R: Ints, prompt_KD: Tensor) -> tuple[Tensor, Tensor]:
+        """[R, X, O] what any number of users' embeddings for one scenario are mixed of, and what readouts read."""
+        picked, parts = list(self._like_lengths(row_R)), []
         for place in picked:
             with autocast(self.towers):
                 prefix, cached = self.cache.take(row_R[place])
                 query_R1 = torch.full((len(place), 1), g, device=self.towers.device)
-                prompt_R1KD = prompt_GKD[g].expand(len(place), 1, -1, -1)
-                parts.append(self.towers.streams(prefix, self.tokens, query_R1, prompt_R1KD, cached)[:, 0])
-        return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(picked)))]
+                prompt_R1KD = prompt_KD.expand(len(place), 1, -1, -1)
+                parts.append(self.towers.streams(prefix, self.tokens, query_R1, prompt_R1KD, cached))
+        back_R = torch.from_numpy(np.argsort(np.concatenate(picked)))
+        stream_RXO, known_RY = (torch.cat([part[:, 0] for part in both])[back_R] for both in zip(*parts, strict=True))
+        return stream_RXO, known_RY
 
     @property
     def _classes(self) -> list[tuple[str, int]]:
@@ -271,8 +254,6 @@ class Tuning:
                 parts[g] = mean * len(own) / batch
                 loss_G[g] += parts[g].detach()
             torch.autograd.backward(torch.stack(list(parts.values())).sum())
-        if self.learned.prompt_GKD.grad is not None:
-            self.learned.prompt_GKD.grad[..., : len(STREAMS)] = 0  # the mix stays as a probe has chosen it
         for name, loss in zip(self.names, loss_G.tolist(), strict=True):
             if not math.isfinite(loss):
                 raise TrainingError(
@@ -300,15 +281,16 @@ class Tuning:
         query_R = torch.from_numpy(scenario_R).to(self.towers.device)
         with autocast(self.towers):
             prefix, cached = self.cache.take(row_R)
-            prompt_R1KD = prompt_GKD[query_R][:, None]
-            user_R1O = self.towers.anchor(prefix, self.tokens, query_R[:, None], prompt_R1KD, cached)
-        return user_R1O[:, 0]
+            stream_R1XO, _ = self.towers.streams(
+                prefix, self.tokens, query_R[:, None], prompt_GKD[query_R][:, None], cached
+            )
+            return self.towers.head.mix(stream_R1XO[:, 0], self.share_X)
 
     @torch.no_grad()
     def _embed_all(self, g: int, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
         """u [R, O] of any number of users for one scenario."""
-        share_S = self.towers.shares(prompt_GKD[g][None, None])
-        return self.towers.head.mix(self._all_streams(g, row_R, prompt_GKD), share_S if share_S is None else share_S[0])
+        stream_RXO, _ = self._all_streams(g, row_R, prompt_GKD[g])
+        return self.towers.head.mix(stream_RXO, self.share_X)
 
     def _class_means(self, prompt_GKD: Tensor) -> Tensor:
         """[G, C, O] where the prototypes start: the mean base embedding of some training users of each class."""
@@ -343,13 +325,6 @@ class Tuning:
                 learned.best_prompt_GKD[g] = learned.prompt_GKD[g]
                 learned.best_prototype_GCO[g] = prototype_GCO[g]
         return TuneCheck(step, loss, auc, dict(zip(self.names, learned.best_auc_G.tolist(), strict=True)))
-
-
-def _prompted(times: float) -> Tensor:
-    """[S] shares with so many times as much of what the prompt reads, the last stream."""
-    share_S = torch.ones(len(STREAMS))
-    share_S[-1] = times
-    return share_S
 
 
 def macro_auc(label_R: Ints, logit_RC: Tensor) -> float:

@@ -10,7 +10,7 @@ from conftest import random_profiles, tiny_towers
 from qanchor.events.profiles import CODES, Texts
 from qanchor.model.batch import collate
 from qanchor.model.head import STREAMS, Head
-from qanchor.model.towers import LOG_SHARE
+from qanchor.model.prompts import Prompts, SoftPrompt
 
 
 def texts(*pairs: tuple[str, str]) -> Texts:
@@ -43,17 +43,17 @@ def test_a_mix_is_the_weighted_sum_of_centred_streams_at_unit_length():
 
 @torch.no_grad()
 @pytest.mark.parametrize("stream", range(len(STREAMS)))
-def test_a_prompts_first_numbers_say_how_much_of_each_stream(stream):
+def test_a_soft_prompt_says_how_much_of_each_stream(stream):
     towers = tiny_towers(live=False)
     profiles = random_profiles()
     batch = collate(profiles, np.arange(4), np.array([8, 6]))
     prefix = towers.prefix(batch, towers.text_encoder.index(profiles.texts.text))
     queries, query = towers.tokens(["coffee?", "a concert?", "rent"], "left"), torch.arange(3).expand(4, 3)
-    own = towers.prompt.expand(1, 3, -1, -1).clone()
-    own[..., stream] += np.log(3.0) / LOG_SHARE
-    share = towers.shares(own)
-    expected = [3.0 if s == stream else 1.0 for s in range(len(STREAMS))]
-    torch.testing.assert_close(share[0, 0], torch.tensor(expected), atol=1e-4, rtol=0)
-    mixed = towers.head.mix(towers.streams(prefix, queries, query, own), share)
-    torch.testing.assert_close(towers.anchor(prefix, queries, query, own), mixed, atol=1e-6, rtol=0)
-    assert not torch.allclose(mixed, towers.anchor(prefix, queries, query), atol=1e-3)
+    share = torch.tensor([3.0 if s == stream else 1.0 for s in range(len(STREAMS))])
+    own = SoftPrompt("coffee", "coffee?", towers.prompt.detach(), torch.zeros(2, 16), "", share)
+    streams, _ = towers.streams(prefix, queries, query)
+    mixed = towers.anchor(prefix, queries, query, Prompts.of([own, None, None], towers.prompt))
+    base = towers.anchor(prefix, queries, query)
+    torch.testing.assert_close(mixed[:, 0], towers.head.mix(streams, share)[:, 0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(mixed[:, 1:], base[:, 1:], atol=1e-6, rtol=0)
+    assert not torch.allclose(mixed[:, 0], base[:, 0], atol=1e-3)

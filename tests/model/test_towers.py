@@ -58,15 +58,15 @@ def test_one_pass_equals_cached_equals_the_library_reading_each_sequence_alone(n
     cached = towers.anchor(prefix, queries, query_BN, cached=towers.keys_values(prefix))
     torch.testing.assert_close(packed, cached, atol=2e-5, rtol=0)
 
-    suffix_BNSD, mask_BNS, told_BNQ = towers.suffixes(prefix, queries, query_BN)
+    suffix_BNSD, mask_BNS, told = towers.suffixes(prefix, queries, query_BN)
     eager = AutoModelForCausalLM.from_config(towers.backbone.config, attn_implementation="eager").eval()
     eager.load_state_dict(towers.backbone.state_dict())
     for b in range(6):
         for n in range(3):
             alone = torch.cat([prefix.token_BPD[b][prefix.mask_BP[b]], suffix_BNSD[b, n][mask_BNS[b, n]]])
             state = eager.get_decoder()(inputs_embeds=alone[None]).last_hidden_state[:, -1]
-            told = None if told_BNQ is None else told_BNQ[b, n][None, None]
-            embedding = towers.head(towers.head.project(state[None], told), "anchor")[0, 0]
+            beside = None if told is None else told.stream_BNY[b, n][None, None]
+            embedding = towers.head(towers.head.project(state[None], beside), "anchor")[0, 0]
             torch.testing.assert_close(embedding, packed[b, n], atol=2e-5, rtol=0)
 
 
@@ -86,8 +86,9 @@ def test_left_padding_equals_right_padding(towers):
     rolled = {
         f.name: torch.stack([row.roll(k, 0) for row, k in zip(getattr(prefix, f.name), shift, strict=True)])
         for f in dataclasses.fields(Prefix)
+        if f.name != "tally_BY"
     }
-    left = Prefix(**rolled)
+    left = Prefix(**rolled, tally_BY=prefix.tally_BY)
     assert not left.mask_BP[:, 0].all()
     torch.testing.assert_close(
         towers.anchor(left, queries, query_BN), towers.anchor(prefix, queries, query_BN), atol=2e-5, rtol=0
@@ -118,9 +119,9 @@ def test_a_bypassed_backbone_equals_one_with_zero_branches(profiles):
     answers, answer_BN = towers.tokens(["coffee", "nothing at all"], "right"), torch.tensor([[0, 1, 1]] * 6)
     query_BN = torch.arange(3).expand(6, 3)
     user, answer = towers.aligned(prefix, queries, query_BN, answers, answer_BN)
-    suffix_BNSD, mask_BNS, told_BNQ = towers.suffixes(prefix, queries, query_BN)
+    suffix_BNSD, mask_BNS, told = towers.suffixes(prefix, queries, query_BN)
     state_BNSD = towers.read(prefix, suffix_BNSD, mask_BNS)
-    torch.testing.assert_close(user, towers.head.project(state_BNSD[:, :, -1], told_BNQ), atol=1e-5, rtol=0)
+    torch.testing.assert_close(user, towers.head.project(state_BNSD[:, :, -1], told.stream_BNY), atol=1e-5, rtol=0)
     torch.testing.assert_close(answer, towers.answer(answers, answer_BN), atol=1e-5, rtol=0)
 
 

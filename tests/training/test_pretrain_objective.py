@@ -45,7 +45,7 @@ def plain(towers, corpus, drawn, settings, bypass, alone: bool):
             state_BNSD = towers.read(prefix, suffix, mask)
             id_BNT, mask_BNT = corpus.answers.take(answer_BN, "right")
             end = state_BNSD.shape[2] - id_BNT.shape[2] - 1
-            both = towers.head.project(state_BNSD[:, :, end], told), towers.answer(corpus.answers, answer_BN)
+            both = towers.head.project(state_BNSD[:, :, end], told.stream_BNY), towers.answer(corpus.answers, answer_BN)
             logits = towers.backbone.get_output_embeddings()(state_BNSD[:, :, end:-1])
             ntp = ntp + F.cross_entropy(logits[mask_BNT], id_BNT[mask_BNT], reduction="sum")
             words += int(mask_BNT.sum())

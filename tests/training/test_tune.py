@@ -16,7 +16,7 @@ from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
 from qanchor.model.batch import collate
 from qanchor.model.prefixes import PrefixCache
-from qanchor.training import mixes
+from qanchor.training import choice
 from qanchor.training.tune import Labelled, TuneCheck, TuneStep, Tuning, macro_auc
 
 QUERIES = {"coffee": "will the user buy coffee?", "rent": "is rent due?"}
@@ -81,7 +81,7 @@ def test_tuning_learns_and_leaves_the_model_alone(tmp_path):
 
 
 def test_an_untuned_prompt_is_the_base_embedding_and_a_tuned_one_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(mixes, "MARGIN", 1.0)  # no mix but the one that all start with
+    monkeypatch.setattr(choice, "MARGIN", 1.0)
     profiles, towers, cache, labelled = setting()
     model, fingerprint = QAnchor(towers), persistence.fingerprint(towers)
     base = model.embed(profiles, queries=list(QUERIES.values()))
@@ -128,7 +128,7 @@ def test_several_classes_are_told_apart(tmp_path):
     labelled = {"coffee": split(np.digitize(count, np.quantile(count, [1 / 3, 2 / 3])).astype(np.int64))}
     tuning, done = tuned(tmp_path, towers, cache, labelled, Tune(steps=30, batch=30, lr=3e-2, validate_every=15))
     checks = [event for event in done if isinstance(event, TuneCheck)]
-    assert checks[-1].auc["coffee"] > checks[0].auc["coffee"] + 0.05  # learned; what is kept goes by the loss
+    assert checks[-1].auc["coffee"] > checks[0].auc["coffee"] + 0.03  # learned; what is kept goes by the loss
     prompt = tuning.prompts("model")["coffee"]
     assert prompt.classes == 3
     torch.testing.assert_close(prompt.prototype_CO.norm(dim=-1), torch.ones(3))

@@ -1,0 +1,60 @@
+"""What a scenario's readout says: the line that tells its classes best, by logistic regression (`model/readout.py`).
+
+The tally, what the query reads and what the towers have learned are each asked alone, under a penalty of its own, and
+what they say is added up: side by side in one regression the widest of them drowns the others, and what is learned by
+heart is believed too much (docs/decisions/0010-readout.md). Training users fit, validation users choose the penalties.
+
+Shapes: R rows, Y numbers that are read, C lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from qanchor.evaluation.logistic import Basis
+from qanchor.evaluation.probe import regularised
+from qanchor.model.readout import REACH
+
+CLASSES = 16
+"""Scenarios of more classes have no readout: an embedding has better uses for its numbers."""
+
+Floats = npt.NDArray[np.float32]
+
+
+def fitted(
+    known_RY: Floats, widths: Sequence[int], class_R: npt.NDArray[np.int64], split_R: npt.NDArray[np.str_]
+) -> Tensor:
+    """[2 + C, Y] a readout by the rows of "train" and "validation"; each line's values have unit variance in training.
+
+    Args:
+        widths: of the parts that are asked alone, one after another.
+    """
+    classes = np.unique(class_R)
+    asked = classes[1:] if len(classes) == 2 else classes[: len(classes) * (len(classes) <= CLASSES)]
+    rows = {split: np.flatnonzero(split_R == split) for split in ("train", "validation")}
+    mean_Y, scale_Y = _standard(known_RY[rows["train"]])
+    standard_RY = ((known_RY - mean_Y) * scale_Y).clip(-REACH, REACH)
+    line_CY = np.zeros((len(asked), known_RY.shape[1]), np.float32)
+    for part in np.split(np.arange(known_RY.shape[1]), np.cumsum(widths)[:-1]):
+        X = {split: standard_RY[np.ix_(own, part)] for split, own in rows.items()}
+        basis = Basis(X["train"])
+        for line_Y, c in zip(line_CY, asked, strict=True):
+            Y = {split: (class_R[own] == c).astype(np.float32) for split, own in rows.items()}
+            path, best, _ = regularised(X, Y, basis)
+            line_Y[part] = path[:, best]
+    deviation_C = (standard_RY[rows["train"]] @ line_CY.T).std(0, dtype=np.float64)
+    line_CY /= np.maximum(deviation_C, 1e-9)[:, None]
+    return torch.from_numpy(np.concatenate([mean_Y[None], scale_Y[None], line_CY]).astype(np.float32))
+
+
+def _standard(known_RY: Floats) -> tuple[Floats, Floats]:
+    """[Y] means, and what brings each number to unit variance; 0 for one that is always the same."""
+    mean_Y, deviation_Y = known_RY.mean(0, dtype=np.float64), known_RY.std(0, dtype=np.float64)
+    constant_Y = deviation_Y <= 1e-6 * np.abs(mean_Y)
+    scale_Y = np.where(constant_Y, 0, 1 / np.where(constant_Y, 1, deviation_Y))
+    return mean_Y.astype(np.float32), scale_Y.astype(np.float32)
