@@ -324,7 +324,7 @@ class Pretrain(Section):
 
 
 class Tune(Section):
-    steps: Annotated[int, Field(ge=1)] = 500
+    steps: Annotated[int, Field(ge=1)] = 200
     batch: Annotated[int, Field(ge=2)] = 16
     """Users of a scenario a step, as many of each class."""
     lr: Annotated[float, Field(gt=0)] = 3e-2

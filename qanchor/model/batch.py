@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from qanchor.events.profiles import CODES, DAY, Profiles
-from qanchor.model.tally import WIDTH, tally
+from qanchor.model.tally import COUNT_PLACES, HABIT_PLACES, habits, tally
 
 EVENT_FEATURES = 16
 COUNT_FEATURES = 8
@@ -33,7 +33,8 @@ DECAY_DAYS = (3.0, 14.0, 60.0, float("inf"))
 """Time scales at which a text's occurrences are counted; at the last one all count alike."""
 RHYTHM_FEATURES = 3
 TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS) + RHYTHM_FEATURES
-TALLY = WIDTH + TOTAL_FEATURES - COUNT_FEATURES + 2 * IDLE_BUCKETS
+TALLY = COUNT_PLACES + HABIT_PLACES + TOTAL_FEATURES - COUNT_FEATURES + 2 * IDLE_BUCKETS
+"""Numbers of a user's tally."""
 COUNT_DAYS = (3, 10, 30)
 """Recent stretches, before the user's newest event, in which a modality's events are counted (the whole window too)."""
 
@@ -71,8 +72,7 @@ class Batch:
     kind_count_GC: Tensor
     """How much there is of each category that a user has."""
     tally_BW: Tensor
-    """All of these counts step by step (tally.py), the decayed ones, the rhythm, and the idle time, at least and at
-    most so long."""
+    """All of these counts and the habits step by step (tally.py), the decayed counts, the rhythm, and the idle time."""
     idle_B: Tensor
     """Bucket of the time between the newest event and `as_of`."""
     slots: int
@@ -169,7 +169,13 @@ def collate(
     user, own = np.arange(size), np.array([CODES + 1 + zlib.crc32(name.encode()) % CODES for name in part.modalities])
     owners, codes = [user, user.repeat(kinds), kind_owner], [np.full(size, CODES), np.tile(own, size), kind_code]
     since = np.eye(IDLE_BUCKETS)[idle]
-    tallied = tally(size, *map(np.concatenate, (owners, codes, counts)))
+    tallied = [
+        tally(size, *map(np.concatenate, (owners, codes, counts))),
+        habits(size, owner, own[modality], time, gap, part.value.astype(np.float64)),
+        *totals[1:],
+        since,
+        since.cumsum(1),
+    ]
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),
         text_E=torch.from_numpy(text.astype(np.int64)),
@@ -187,7 +193,7 @@ def collate(
         kind_owner_G=torch.from_numpy(kind_owner),
         kind_code_G=torch.from_numpy(kind_code),
         kind_count_GC=torch.from_numpy(counts[2]),
-        tally_BW=torch.from_numpy(np.concatenate([tallied, *totals[1:], since, since.cumsum(1)], 1, dtype=np.float32)),
+        tally_BW=torch.from_numpy(np.concatenate(tallied, 1, dtype=np.float32)),
         idle_B=torch.from_numpy(idle),
         slots=most if columns is None else columns - 1 - kinds,
     )

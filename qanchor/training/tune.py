@@ -155,7 +155,7 @@ class Tuning:
         self.share_X[-1] = PROMPTED
 
     def run(self) -> Iterator[TuneStep | TuneCheck]:
-        """500 steps by default, from the last checkpoint if there is one; `prompts` are then each scenario's best.
+        """200 steps by default, from the last checkpoint if there is one; `prompts` are then each scenario's best.
 
         Raises:
             TrainingError: a loss that is not finite; the message names step and scenario.

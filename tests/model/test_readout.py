@@ -9,12 +9,13 @@ from conftest import random_profiles, tiny_towers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qanchor.events.profiles import DAY
 from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
 from qanchor.model.batch import COUNT_FEATURES, TALLY, collate
 from qanchor.model.prompts import SoftPrompt
 from qanchor.model.readout import LINES, REACH, directions, written
-from qanchor.model.tally import COUNTS, SIZE, WIDTH, tally
+from qanchor.model.tally import COUNT_PLACES, COUNTS, HABIT_COUNTS, HABIT_PLACES, SHARE, SIZE, habits, tally
 
 KEPT = np.array([8, 6])
 QUERIES = ["will this user buy coffee soon?", "concert"]
@@ -98,7 +99,7 @@ def test_each_step_that_a_count_has_climbed_has_a_place(counts):
     feature = np.zeros((len(counts), COUNT_FEATURES), np.float32)
     feature[:, 3] = np.log1p(counts)
     told = tally(len(counts), np.arange(len(counts)), np.full(len(counts), 7), feature)
-    assert told.shape == (len(counts), WIDTH)
+    assert told.shape == (len(counts), COUNT_PLACES)
     for row, count in enumerate(counts):
         climbed = sum(count >= step for step in COUNTS)
         assert (told[row] != 0).sum() == climbed + (count > 0)  # and one for its size
@@ -111,3 +112,16 @@ def test_groups_and_features_have_places_of_their_own():
     for one, other in ((0, 1), (0, 2)):
         assert (told[one] != 0).sum() > 5
         assert ((told[one] != 0) & (told[other] != 0)).sum() <= 2  # some of 512 places are met by chance
+
+
+def test_habits_are_counts_of_what_events_have_in_common_and_their_shares():
+    daily = np.arange(12) * DAY + DAY * 2 // 5  # at 9:36
+    gap, worth, kind = np.arange(6)[::-1] * 1.0, np.full(6, 9.0), np.full(6, 3)
+    told = habits(2, np.repeat([0, 1], 6), np.tile(kind, 2), daily, np.tile(gap, 2), np.tile(worth, 2))
+    assert told.shape == (2, HABIT_PLACES)
+    hours = sum(step < 6 for step in HABIT_COUNTS) + SHARE  # all at one hour
+    assert np.abs(told[0]).sum() > 2 * hours  # of its modality, and of all
+    alone = [habits(1, np.zeros(6, np.int64), kind, time, gap, worth)[0] for time in (daily[6:], daily[:6] + 700 * DAY)]
+    np.testing.assert_array_equal(alone[0], told[1])
+    np.testing.assert_array_equal(alone[1], told[0])  # a hundred weeks later, the same habits
+    assert habits(1, *(np.zeros(0, kind) for kind in (int, int, int, float, float))).sum() == 0
