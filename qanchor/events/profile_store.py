@@ -4,7 +4,7 @@ What refresh compares a new day with, and what serving reads. Everything that on
 transaction: after a crash at any moment the shard stands at the day before or at the new one.
 
 Under a vault's cover a row's key is a keyed hash of the user's id, and its events are sealed together with the id. What
-stays in the clear is the second of the newest event, by which idle users are found, and what the shard stands at.
+stays in the clear is how many rows there are, and what the shard stands at.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import datetime as dt
 import json
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,14 @@ from qanchor.events.profiles import DAY, Profiles, Texts
 from qanchor.events.shards import shard_of
 from qanchor.storage import Place
 
-FORMAT, SEALED = 1, 2
+FORMAT, SEALED = 3, 4
 """Of a file in the clear and of a sealed one."""
 EVENT = np.dtype([("time", "<i8"), ("modality", "u1"), ("text", "<u8"), ("value", "<f4")])
 """How an event is kept: 21 bytes, its text by the id that is valid for ever."""
 KIND = "profile"
 """Of a sealed row's place."""
 _TABLES = """
-CREATE TABLE IF NOT EXISTS profile (user_id TEXT PRIMARY KEY, newest INTEGER NOT NULL, events BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS profile_newest ON profile (newest);
+CREATE TABLE IF NOT EXISTS profile (user_id TEXT PRIMARY KEY, events BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS state (one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER, as_of TEXT, files TEXT);
 """
 
@@ -110,16 +109,6 @@ class ProfileShard:
         """In order."""
         return sorted(map(self._user, self._db.execute(f"SELECT {self._whose} FROM profile")))
 
-    def idle_longer(self, edges: Sequence[int], before: dt.date, after: dt.date) -> list[str]:
-        """Users whose time since their newest event reaches one of the `edges` (days) between two as_of days."""
-        old, new = day_of(before), day_of(after)
-        found: set[str] = set()
-        for edge in edges:
-            span = ((old - edge) * DAY, (new - edge) * DAY)
-            within = f"SELECT {self._whose} FROM profile WHERE newest > ? AND newest <= ?"
-            found |= set(map(self._user, self._db.execute(within, span)))
-        return sorted(found)
-
     def differing(self, profiles: Profiles) -> list[str]:
         """Users of `profiles` whose events are others than those kept here."""
         return [user for user, events in _rows(profiles) if (self._kept(user) or b"") != events]
@@ -137,14 +126,8 @@ class ProfileShard:
 
     def put(self, profiles: Profiles) -> None:
         """Keep these profiles in place of their users' old ones; none is kept of a user without events."""
-        last = np.maximum(profiles.offsets[1:] - 1, 0)
-        newest = profiles.time[last].tolist() if len(profiles.time) else []
-        rows = (
-            (*kept(self._cover, user, events, KIND), newest[n])
-            for n, (user, events) in enumerate(_rows(profiles))
-            if events
-        )
-        self._db.executemany("INSERT OR REPLACE INTO profile (user_id, events, newest) VALUES (?, ?, ?)", rows)
+        rows = (kept(self._cover, user, events, KIND) for user, events in _rows(profiles) if events)
+        self._db.executemany("INSERT OR REPLACE INTO profile (user_id, events) VALUES (?, ?)", rows)
         self.drop(profiles.user_ids[profiles.counts == 0])
 
     def drop(self, user_ids: Iterable[str]) -> int:

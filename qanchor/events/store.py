@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -84,8 +84,9 @@ class EventStore:
             users += counts.filter(pl.col("len") >= min_events)["user_id"].to_list()
         return sorted(users)
 
-    def moved(self, shard: int, before: dt.date, after: dt.date) -> list[str]:
-        """Users of a shard whose windows differ between two as_of days: an event came in, or left at the other end.
+    def moved(self, shard: int, before: dt.date, after: dt.date, ages: Sequence[int] = ()) -> list[str]:
+        """Users of a shard whose windows differ between two as_of days: an event came in, left at the other end, or has
+        reached one of these `ages` (days).
 
         Sorted. `before` may not be later than `after`.
         """
@@ -96,7 +97,13 @@ class EventStore:
         left = (time >= old - lookback) & (time < new - lookback) & (time < old)
         users: set[str] = set()
         first = old - int(self._lookback.max())
-        for inside, start, end in ((came, old, new), (left, first, min(old, new - int(self._lookback.min())))):
+        spans = [(came, old, new), (left, first, min(old, new - int(self._lookback.min())))]
+        for age in ages:
+            start, end = old - age * DAY, new - age * DAY
+            # of a modality with a shorter window, what is so old has left before
+            aged = (time > start) & (time <= end) & (time >= new - lookback) & (time < old)
+            spans.append((aged, start, end + 1))
+        for inside, start, end in spans:
             users |= set(self._read(shard, start, end, partial(_users_of, inside))["user_id"])
         return sorted(users)
 

@@ -15,7 +15,7 @@ from qanchor.events.profile_store import ProfileShard, State
 from qanchor.inference import shard as shards
 from qanchor.inference.shard import Advance, Done, Job, Scenario, Shard
 from qanchor.inference.snapshot import Made, Snapshot, digest
-from qanchor.model.batch import IDLE_DAYS
+from qanchor.model.batch import AGE_DAYS
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ def _refresh(shard: Shard, kept: ProfileShard) -> ShardReport:
 
 
 def changed_users(shard: Shard, kept: ProfileShard, before: State) -> list[str]:
-    """Whose prefix is another than at the last refresh (D4), sorted: new events, expired ones, longer idle."""
+    """Whose prefix is another than at the last refresh (D4), sorted: new events, expired ones, or older by a bucket."""
     store, after = shard.store, shard.now.as_of
-    changed = set(kept.idle_longer(IDLE_DAYS.tolist(), before.as_of, after))
+    changed = set(store.moved(shard.number, before.as_of, after, AGE_DAYS.tolist()))
     if store.files(shard.number, before.as_of) == before.files:
-        return sorted(changed.union(store.moved(shard.number, before.as_of, after)))
+        return sorted(changed)
     # a day of the past is another than it was, and with it any user's window may be: look at each
     user_ids: Sequence[str] = sorted({*shard.population(), *kept.users()})
     for start in range(0, len(user_ids), shards.BLOCK):

@@ -13,6 +13,7 @@ scales.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,15 +27,19 @@ from qanchor.model.tally import COUNT_PLACES, HABIT_PLACES, habits, tally
 
 EVENT_FEATURES = 16
 COUNT_FEATURES = 8
-IDLE_DAYS = np.array([1, 2, 4, 8, 16, 32, 64])
-"""Upper edges of the idle-since buckets; one more bucket lies beyond them, and one is for users without events."""
-IDLE_BUCKETS = len(IDLE_DAYS) + 2
+AGE_DAYS = np.array([1, 2, 4, 8, 16, 32, 64])
+"""Ages at `as_of` at which an event, and with the newest one the user's idle time, goes to the next bucket. Nothing
+that a model reads depends on `as_of` in any other way: a user changes when one of its events reaches an edge (D4)."""
+IDLE_BUCKETS = len(AGE_DAYS) + 2
+"""One bucket lies beyond all edges, and one is for users without events."""
 DECAY_DAYS = (3.0, 14.0, 60.0, float("inf"))
 """Time scales at which a text's occurrences are counted; at the last one all count alike."""
 RHYTHM_FEATURES = 3
 TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS) + RHYTHM_FEATURES
 TALLY = COUNT_PLACES + HABIT_PLACES + TOTAL_FEATURES - COUNT_FEATURES + 2 * IDLE_BUCKETS
 """Numbers of a user's tally."""
+TALLY_DAYS = (8, 16, 32)
+"""Stretches before `as_of` in which the tally counts: edges of age, since it changes with these alone."""
 COUNT_DAYS = (3, 10, 30)
 """Recent stretches, before the user's newest event, in which a modality's events are counted (the whole window too)."""
 
@@ -166,11 +171,16 @@ def collate(
     kinds_of_users, kind = np.unique(owner * CODES + part.texts.code[part.text], return_inverse=True)
     kind_owner, kind_code = np.divmod(kinds_of_users, CODES)
     counts = [totals[0], _count_features(cell, size * kinds, *told), _count_features(kind, len(kind_code), *told)]
+    age = np.array([0, *AGE_DAYS])[age_buckets((part.as_of[owner] - time) / DAY)].astype(np.float64)
+    aged = [
+        _count_features(cells, many, time, age, value, part.text, TALLY_DAYS)
+        for cells, many in ((owner, size), (cell, size * kinds), (kind, len(kind_code)))
+    ]
     user, own = np.arange(size), np.array([CODES + 1 + zlib.crc32(name.encode()) % CODES for name in part.modalities])
     owners, codes = [user, user.repeat(kinds), kind_owner], [np.full(size, CODES), np.tile(own, size), kind_code]
     since = np.eye(IDLE_BUCKETS)[idle]
     tallied = [
-        tally(size, *map(np.concatenate, (owners, codes, counts))),
+        tally(size, *map(np.concatenate, (owners, codes, aged))),
         habits(size, owner, own[modality], time, gap, part.value.astype(np.float64)),
         *totals[1:],
         since,
@@ -267,10 +277,11 @@ def _count_features(
     gap: npt.NDArray[np.float64],
     value: npt.NDArray[np.float64],
     text: npt.NDArray[Any],
+    days: Sequence[int] = COUNT_DAYS,
 ) -> npt.NDArray[np.float32]:
     """[cells, C] log counts in recent stretches and the whole window, log active days and distinct texts, how lately
     the newest event was (1 at the user's own newest, 0 where there is none), signed log of summed values."""
-    counts = [np.bincount(cell[gap < days], minlength=cells) for days in COUNT_DAYS]
+    counts = [np.bincount(cell[gap < recent], minlength=cells) for recent in days]
     counts.append(np.bincount(cell, minlength=cells))
     day = time // DAY - time.min(initial=0) // DAY
     span = int(day.max(initial=0)) + 1
@@ -297,7 +308,12 @@ def _idle_bucket(
     as_of: npt.NDArray[np.int64], newest: npt.NDArray[np.int64], active: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
     days = (as_of - np.where(active, newest, as_of)) / DAY
-    return np.where(active, np.searchsorted(IDLE_DAYS, days, side="right"), IDLE_BUCKETS - 1)
+    return np.where(active, age_buckets(days), IDLE_BUCKETS - 1)
+
+
+def age_buckets(days: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """How many edges of age so many days have reached."""
+    return np.searchsorted(AGE_DAYS, days, side="right")
 
 
 def _signed_log(x: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

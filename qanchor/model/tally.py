@@ -23,7 +23,7 @@ COUNT_PLACES, HABIT_PLACES = 512, 256
 COUNTS = (0.5, 1.5, 2.5, 4.5, 7.5, 12.5, 20.5, 33.5, 54.5, 100.5, 200.5)
 """Events, active days or distinct texts."""
 GAPS = (240.0, 120.0, 60.0, 30.0, 14.0, 7.0, 3.0, 1.0, 0.01)
-"""Days before the user's newest event: the later, the more steps."""
+"""Days since the newest event of a group: the later, the more steps."""
 SUMS = (1e-4, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 """Summed values, in the logs' own unit."""
 SIZE = 0.5

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from qanchor.errors import DataError
 from qanchor.events.profiles import DAY, Profiles, Texts
-from qanchor.model.batch import IDLE_DAYS
+from qanchor.model.batch import age_buckets
 
 Events = npt.NDArray[np.void]
 """[E] of dtype EVENT."""
@@ -34,10 +34,9 @@ class Live:
 
     @property
     def key(self) -> tuple[str, bytes]:
-        """Changes when the prefix does, and only then (D4): with the events, or the idle bucket."""
-        idle = (self.as_of - int(self.events["time"][-1])) / DAY
-        bucket = int(np.searchsorted(IDLE_DAYS, idle, side="right"))
-        return self.user_id, hashlib.blake2b(self.events.tobytes() + bytes([bucket]), digest_size=16).digest()
+        """Changes when the prefix does, and only then (D4): with the events, or the bucket of one's age."""
+        buckets = age_buckets((self.as_of - self.events["time"]) / DAY).astype(np.uint8)
+        return self.user_id, hashlib.blake2b(self.events.tobytes() + buckets.tobytes(), digest_size=16).digest()
 
 
 def moved_to(moment: int, kept: Events, appended: Events, lookback: npt.NDArray[np.int64]) -> Events:

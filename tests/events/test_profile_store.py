@@ -61,24 +61,13 @@ def test_readers_see_the_day_before_until_the_commit(tmp_path):
         store.get("u3", profiles.texts)
 
 
-def test_who_has_other_events_and_who_is_idle_longer(tmp_path):
+def test_who_has_other_events(tmp_path):
     profiles = random_profiles(40)
     filled(tmp_path, profiles, 1)
     kept = ProfileShard(shard_path(tmp_path, 0))
     assert kept.differing(profiles) == []
     other = random_profiles(40, seed=1)
     assert set(kept.differing(other)) == {f"u{n}" for n in range(1, 40)}
-    newest = dict(zip(profiles.user_ids, profiles.time[profiles.offsets[1:] - 1], strict=True))
-    before, after = dt.date(2024, 10, 4), dt.date(2024, 10, 7)
-    edges = [1, 2, 4, 8, 16]
-    slow = {
-        user
-        for user, time in newest.items()
-        if user != "u0"
-        and sum((20_000 * DAY - time) / DAY >= e for e in edges) != sum((20_003 * DAY - time) / DAY >= e for e in edges)
-    }
-    assert set(kept.idle_longer(edges, before, after)) == slow
-    assert slow
 
 
 def test_what_was_dropped_is_not_in_the_file_any_more(tmp_path):

@@ -24,7 +24,7 @@ from qanchor.inference import shard as shards
 from qanchor.inference.engine import QAnchor
 from qanchor.inference.shard import Scenario
 from qanchor.inference.snapshot import Snapshot
-from qanchor.model.batch import IDLE_DAYS
+from qanchor.model.batch import AGE_DAYS
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,9 @@ def prefixes(world: World, day: int) -> dict[str, tuple]:
     found = {}
     for n, user in enumerate(users):
         own = slice(past.offsets[n], past.offsets[n + 1])
-        idle = (past.as_of[n] - past.time[own].max()) / 86_400
+        age = (past.as_of[n] - past.time[own]) / 86_400
         events = list(zip(past.time[own], past.modality[own], past.texts.ids[past.text[own]], strict=True))
-        found[user] = (events, past.value[own].tobytes(), int(np.searchsorted(IDLE_DAYS, idle, side="right")))
+        found[user] = (events, past.value[own].tobytes(), tuple(np.searchsorted(AGE_DAYS, age, side="right")))
     return found
 
 
