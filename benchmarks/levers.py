@@ -27,9 +27,9 @@ from rich.table import Table
 
 from qanchor import config, datasets
 from qanchor.baselines.counts import Counts
-from qanchor.evaluation.probe import Probe
 from qanchor.inference.engine import QAnchor
 from qanchor.pipeline import Project
+from qanchor.probe.linear import Probe
 from qanchor.stages import Stages
 from qanchor.training.checkpoints import Checkpoints
 from qanchor.useru import dataset, future

@@ -26,8 +26,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from qanchor.baselines.baseline import Classifier
-from qanchor.evaluation.metrics import auc, ks
-from qanchor.evaluation.probe import Answers, Probe, labelled
+from qanchor.probe.linear import Answers, Probe, labelled
+from qanchor.probe.metrics import auc, ks
 
 Array = npt.NDArray[np.float32]
 Setting = Mapping[str, Any]

@@ -26,9 +26,9 @@ import numpy.typing as npt
 
 from qanchor.config import Config
 from qanchor.errors import DataError
-from qanchor.evaluation.metrics import auc, ks
-from qanchor.evaluation.probe import SPLITS, Probe, Score, one_class
 from qanchor.evaluation.results import ORACLE, ZERO_SHOT, Results
+from qanchor.probe.linear import SPLITS, Probe, Score, one_class
+from qanchor.probe.metrics import auc, ks
 
 Array = npt.NDArray[Any]
 

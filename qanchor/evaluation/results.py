@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qanchor.errors import DataError
-from qanchor.evaluation.probe import Score
+from qanchor.probe.linear import Score
 
 ORACLE = "oracle"
 """The column of the best possible score; it takes part in no contest."""

@@ -24,10 +24,10 @@ from qanchor import embeddings
 from qanchor.baselines.boosted import Boosted
 from qanchor.baselines.counts import Counts
 from qanchor.errors import DataError
-from qanchor.evaluation.probe import Probe, labelled
 from qanchor.events.labels import label
 from qanchor.events.profiles import DAY, Profiles
 from qanchor.pipeline import Project
+from qanchor.probe.linear import Probe, labelled
 
 Floats = npt.NDArray[np.float64]
 Split = npt.NDArray[np.str_]

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import polars as pl
 
 from qanchor.errors import DataError
-from qanchor.evaluation.metrics import auc, ks
 from qanchor.events.profiles import DAY
 from qanchor.inference.attention import modality_attention
 from qanchor.inference.engine import QAnchor
@@ -24,6 +23,7 @@ from qanchor.pipeline import Project
 from qanchor.policies.arms import LEARNED, last_test_users, probabilities
 from qanchor.policies.delinquency import Costs, cut_off, lift_table, reasons
 from qanchor.policies.engagement import Limits, active_hours, call_hour, call_list, gain
+from qanchor.probe.metrics import auc, ks
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

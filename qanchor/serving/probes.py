@@ -22,12 +22,12 @@ from threadpoolctl import threadpool_limits
 
 from qanchor import embeddings
 from qanchor.errors import DataError, ModelError
-from qanchor.evaluation.metrics import auc
 from qanchor.events import atomic
 from qanchor.inference.engine import QAnchor
 from qanchor.inference.makers import makers
 from qanchor.model import persistence
 from qanchor.pipeline import Project
+from qanchor.probe.metrics import auc
 
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
 """Inverse strengths of the penalty that are tried."""

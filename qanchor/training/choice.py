@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from qanchor.evaluation.probe import Probe
+from qanchor.probe.linear import Probe
 
 MARGIN = 0.01
 """By how much AUC on validation users something else has to be better than what comes first: among a thousand of them

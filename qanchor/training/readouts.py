@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qanchor.evaluation.logistic import Basis
-from qanchor.evaluation.probe import regularised
 from qanchor.model.readout import REACH
+from qanchor.probe.linear import regularised
+from qanchor.probe.logistic import Basis
 
 CLASSES = 16
 """Scenarios of more classes have no readout: an embedding has better uses for its numbers."""

@@ -17,8 +17,8 @@ from qanchor.baselines.msdp import DAYS, MSDP
 from qanchor.baselines.one4all import One4all
 from qanchor.baselines.sequences import LENGTH, Kinds, collate, joined
 from qanchor.errors import DataError
-from qanchor.evaluation.probe import probe
 from qanchor.events.profiles import DAY, Profiles
+from qanchor.probe.linear import probe
 
 TRAINED: list[tuple[Callable[..., Any], int]] = [(CPC, 80), (MSDP, 70), (One4all, 60), (FOUND, 60)]
 """And the steps within which each has learned the toy world."""

@@ -16,8 +16,8 @@ from qanchor.baselines.given import Given
 from qanchor.evaluation.bench import Bench, Field, Method, Unit, play
 from qanchor.evaluation.board import Board
 from qanchor.evaluation.differences import Difference, differences, resampled
-from qanchor.evaluation.metrics import auc, ks
 from qanchor.evaluation.standings import as_json, markdown, standings
+from qanchor.probe.metrics import auc, ks
 
 N = 900
 SPLIT = np.array(["train"] * 400 + ["validation"] * 200 + ["test"] * 300)

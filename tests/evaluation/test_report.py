@@ -12,8 +12,8 @@ import pytest
 from page import Page
 
 from qanchor.evaluation import plots, report
-from qanchor.evaluation.probe import Score
 from qanchor.evaluation.results import Results
+from qanchor.probe.linear import Score
 
 N = 120
 SPLIT = np.array(["train", "test", "test"] * 40)

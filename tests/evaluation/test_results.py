@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from qanchor.errors import DataError
-from qanchor.evaluation.probe import Score
 from qanchor.evaluation.results import Results
 from qanchor.evaluation.table import best, gap, number, table
+from qanchor.probe.linear import Score
 
 
 def some_results() -> Results:

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qanchor.errors import DataError
-from qanchor.evaluation.logistic import Basis, fit
-from qanchor.evaluation.metrics import auc, ks
+from qanchor.probe.logistic import Basis, fit
+from qanchor.probe.metrics import auc, ks
 
 SPLITS = ("train", "validation", "test")
 PENALTIES = np.logspace(-4, 0, 9)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qanchor.evaluation.metrics import auc, ks
+from qanchor.probe.metrics import auc, ks
 
 # few distinct scores, so that ties are the rule
 rows = st.lists(st.tuples(st.integers(0, 1), st.integers(-4, 4)), min_size=1, max_size=40)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 
 from qanchor.errors import DataError
-from qanchor.evaluation.metrics import auc
-from qanchor.evaluation.probe import Probe, probe
+from qanchor.probe.linear import Probe, probe
+from qanchor.probe.metrics import auc
 
 N = 3000
 SPLIT = np.array(["train"] * 1800 + ["validation"] * 300 + ["test"] * 900)
@@ -67,7 +67,7 @@ def test_validation_rows_choose_the_penalty(monkeypatch: pytest.MonkeyPatch) -> 
     repeated_X[500:2000], repeated_y[500:2000] = np.tile(X[:500], (3, 1)), np.tile(y[:500], 3)
 
     def score(*penalties: float) -> tuple[float, float]:
-        monkeypatch.setattr("qanchor.evaluation.probe.PENALTIES", np.array(penalties))
+        monkeypatch.setattr("qanchor.probe.linear.PENALTIES", np.array(penalties))
         return probe(X, y, split).auc, probe(repeated_X, repeated_y, split).auc
 
     weak, strong = score(1e-4)[0], score(0.03)[0]

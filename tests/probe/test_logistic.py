@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from qanchor.evaluation.logistic import Basis, fit
+from qanchor.probe.logistic import Basis, fit
 
 
 @pytest.mark.parametrize(("n", "d", "rate"), [(2000, 20, 0.4), (2000, 20, 0.02), (150, 300, 0.3)])
