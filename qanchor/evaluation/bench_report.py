@@ -127,8 +127,8 @@ def _attention(bench: Bench) -> str:
         panels,
         "Share of the attention to the prefix that each modality gets, mean over test users: grey above for base, blue "
         "below for tuned, and on the right by how many percent tuning changed it. A modality that "
-        "grows is one that the scenario's soft prompt has the model look at more; attention tells where a model looks, "
-        "not what it makes of it.",
+        "grows is one that the scenario's soft prompt has the model look at more; nothing moves where no tuned prompt was "
+        "better than the one that all share. Attention tells where a model looks, not what it makes of it.",
     )
 
 
@@ -226,7 +226,7 @@ def _guide(rows: Sequence[Standing]) -> str:
 regularisation chosen on validation users, scored on test users, who are other people at a later time. AUC is the chance
 that a positive scores above a negative (.5 is a coin, 1 is perfect); KS is the largest distance between the scores'
 distributions of the two classes (0 to 1). <i>base</i> is our model asked by each scenario's question, no label used;
-<i>tuned</i> adds a few learned vectors a scenario.</p>
+<i>tuned</i> adds what training users' labels say: a few learned vectors a scenario, and a readout.</p>
 <div class="scroll"><table class="narrow"><caption>Units, and processor seconds of one</caption>
 <thead><tr><th scope="col"></th><th scope="col">seeds</th><th scope="col">seconds</th>
 <th scope="col">setting</th></tr></thead><tbody>{units}</tbody></table></div>"""

@@ -5,7 +5,7 @@ Columns, in the order of the table:
     zero-shot base, told from the scenario's statements: no probe, no label
     base      each scenario by the embeddings of its own query
     swapped   each scenario by the embeddings of another scenario's query: what the query is worth is base less swapped
-    tuned     base with the scenario's soft prompt
+    tuned     base with the scenario's soft prompt and readout
     oracle    the scenario's true probability, known on simulated data only: the ceiling of any method
 
 Shapes: N rows (a user at an `as_of`), F features, O embedding dimensions.
