@@ -34,9 +34,8 @@ def fitted(
     Args:
         widths: of the parts that are asked alone, one after another.
     """
-    classes = np.unique(class_R)
-    asked = classes[1:] if len(classes) == 2 else classes[: len(classes) * (len(classes) <= CLASSES)]
     rows = {split: np.flatnonzero(split_R == split) for split in ("train", "validation")}
+    asked = _asked(class_R[rows["train"]], class_R[rows["validation"]])
     mean_Y, scale_Y = _standard(known_RY[rows["train"]])
     standard_RY = ((known_RY - mean_Y) * scale_Y).clip(-REACH, REACH)
     line_CY = np.zeros((len(asked), known_RY.shape[1]), np.float32)
@@ -50,6 +49,14 @@ def fitted(
     deviation_C = (standard_RY[rows["train"]] @ line_CY.T).std(0, dtype=np.float64)
     line_CY /= np.maximum(deviation_C, 1e-9)[:, None]
     return torch.from_numpy(np.concatenate([mean_Y[None], scale_Y[None], line_CY]).astype(np.float32))
+
+
+def _asked(training_R: npt.NDArray[np.int64], validation_R: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The classes that have a line: the second of two, of more each that penalties can be chosen for."""
+    classes = np.unique(training_R)
+    if len(classes) == 2:
+        return classes[1:]
+    return np.intersect1d(classes, validation_R) if len(classes) <= CLASSES else classes[:0]
 
 
 def _standard(known_RY: Floats) -> tuple[Floats, Floats]:

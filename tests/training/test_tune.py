@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_profiles, tiny_towers
+from sklearn.metrics import roc_auc_score
 
 from qanchor.config import Tune
 from qanchor.errors import TrainingError
@@ -93,6 +94,20 @@ def test_an_untuned_prompt_is_the_base_embedding_and_a_tuned_one_is_not(tmp_path
     last = zip(model.prompts.items(), tuning.learned.prompt_GKD.detach(), strict=True)
     model.prompts = {name: replace(prompt, prompt_KD=prompt_KD) for (name, prompt), prompt_KD in last}
     assert not np.allclose(model.embed(profiles, scenarios=list(QUERIES)), base, atol=1e-2)
+
+
+def test_a_tuned_embedding_holds_its_readout_and_prototypes_are_its_class_means(tmp_path):
+    profiles, towers, cache, labelled = setting()
+    tuning, _ = tuned(tmp_path, towers, cache, labelled, Tune(steps=2, batch=16, validate_every=2))
+    model = QAnchor(towers, tuning.prompts(persistence.fingerprint(towers)))
+    user_NGO = model.embed(profiles, scenarios=list(QUERIES))
+    for g, (name, part) in enumerate(labelled.items()):
+        along_N = user_NGO[:, g].mean(-1)  # the first direction is all numbers alike
+        assert roc_auc_score(part.train_label, along_N[part.train_row]) > 0.8
+        for c in (0, 1):
+            mean_O = user_NGO[part.train_row[part.train_label == c], g].mean(0)
+            prototype_O = model.prompts[name].prototype_CO[c].numpy()
+            np.testing.assert_allclose(mean_O / np.linalg.norm(mean_O), prototype_O, atol=0.02)
 
 
 def test_spilled_equals_kept_in_memory_to_the_bit_and_recomputed_to_rounding(tmp_path):
