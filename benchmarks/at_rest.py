@@ -93,7 +93,6 @@ def profiles(folder: Path, cover: Cover) -> dict[str, Callable[[], object]]:
     return {
         f"write profiles of {USERS:,}": put,
         f"read {READS:,} profiles": lambda: [shard.events(user) for user in asked],
-        "find who is idle for longer": lambda: shard.idle_longer([1, 2, 4, 8], AS_OF, AS_OF + dt.timedelta(days=1)),
     }
 
 

@@ -93,7 +93,7 @@ class FixedSlots(nn.Module):
         user_B1D = self.user(modal_BMD.flatten(1))[:, None]
         token_BPD = torch.cat([user_B1D, modal_BMD, *tokens], 1)
         head_BX = mask_BS.new_ones(len(batch), 1 + len(self.slots))
-        return Prefix(token_BPD, torch.cat([head_BX, mask_BS], 1), token_BPD.new_zeros(0), token_BPD.new_zeros(0))
+        return Prefix(token_BPD, torch.cat([head_BX, mask_BS], 1), *[token_BPD.new_zeros(len(token_BPD), 0)] * 3)
 
     def _places(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """User, slot, and row of `batch.text_U` of each event that has a slot; newest first."""

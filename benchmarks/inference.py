@@ -160,7 +160,7 @@ def one_pass(backbone: Any, options: argparse.Namespace) -> dict[str, float]:
     device, dtype, width = towers.device, towers.dtype, towers.width
     token_BPD = torch.randn(users, PREFIX, width, device=device)
     mask_BP = torch.ones(users, PREFIX, dtype=torch.bool, device=device)
-    prefix = Prefix(token_BPD, mask_BP, token_BPD.new_zeros(0), token_BPD.new_zeros(0))
+    prefix = Prefix(token_BPD, mask_BP, *[token_BPD.new_zeros(len(token_BPD), 0)] * 3)
 
     def read(scenarios: int) -> Tensor:
         suffix_BNSD = torch.ones(users, scenarios, SUFFIX, width, device=device, dtype=dtype)

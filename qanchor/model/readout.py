@@ -1,6 +1,6 @@
 """A scenario's readout: a line through all that is known of a user, written along a fixed direction of its embedding.
 
-128 numbers cannot hold a tally of 500 and a reading of 300, and what a scenario needs of them its labels know. So
+128 numbers cannot hold a tally of 800 and a reading of 300, and what a scenario needs of them its labels know. So
 beside its soft prompt a scenario learns a linear function of all of it for each class (one for two classes), and its
 embedding is u = normalise(m + s d): m is what it was mixed of, less what that had along the direction d, at unit
 length, and s the readout, of unit variance. Every number of the embedding has a share of s, so that a probe finds it
@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-REACH = 3.0
-"""Standardised numbers are cut here, as probes do."""
+from qanchor.probe.linear import REACH
+
 MEAN, SCALE, LINES = 0, 1, 2
 """Rows of a readout: what to subtract, what to multiply with, and from here on its lines."""
 

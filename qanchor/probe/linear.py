@@ -167,14 +167,20 @@ def one_class(split: str, positives: int, n: int) -> str:
     return f"{positives} of {n} {split} rows with a label are positive: a score needs both classes"
 
 
+def standard(training: Array) -> tuple[Array, Array]:
+    """[D] means, and what brings each feature to unit variance: 0 for one that is always the same."""
+    mean, deviation = training.mean(axis=0, dtype=np.float64), training.std(axis=0, dtype=np.float64)
+    constant = deviation <= 1e-6 * np.abs(mean)
+    scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
+    return mean.astype(np.float32), scale.astype(np.float32)
+
+
 def _standardise(X: Array, training: Array) -> Array:
     """Zero mean and unit variance on the training rows, cut at REACH; a constant feature becomes 0."""
     if not len(training):
         return X
-    mean, deviation = training.mean(axis=0, dtype=np.float64), training.std(axis=0, dtype=np.float64)
-    constant = deviation <= 1e-6 * np.abs(mean)
-    scale = np.where(constant, 0, 1 / np.where(constant, 1, deviation))
-    cut: Array = np.clip((X - mean.astype(np.float32)) * scale.astype(np.float32), -REACH, REACH)
+    mean, scale = standard(training)
+    cut: Array = np.clip((X - mean) * scale, -REACH, REACH)
     return cut
 
 

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qanchor.model.readout import REACH
-from qanchor.probe.linear import regularised
+from qanchor.probe.linear import REACH, regularised, standard
 from qanchor.probe.logistic import Basis
 
 CLASSES = 16
@@ -36,7 +35,7 @@ def fitted(
     """
     rows = {split: np.flatnonzero(split_R == split) for split in ("train", "validation")}
     asked = _asked(class_R[rows["train"]], class_R[rows["validation"]])
-    mean_Y, scale_Y = _standard(known_RY[rows["train"]])
+    mean_Y, scale_Y = standard(known_RY[rows["train"]])
     standard_RY = ((known_RY - mean_Y) * scale_Y).clip(-REACH, REACH)
     line_CY = np.zeros((len(asked), known_RY.shape[1]), np.float32)
     for part in np.split(np.arange(known_RY.shape[1]), np.cumsum(widths)[:-1]):
@@ -57,11 +56,3 @@ def _asked(training_R: npt.NDArray[np.int64], validation_R: npt.NDArray[np.int64
     if len(classes) == 2:
         return classes[1:]
     return np.intersect1d(classes, validation_R) if len(classes) <= CLASSES else classes[:0]
-
-
-def _standard(known_RY: Floats) -> tuple[Floats, Floats]:
-    """[Y] means, and what brings each number to unit variance; 0 for one that is always the same."""
-    mean_Y, deviation_Y = known_RY.mean(0, dtype=np.float64), known_RY.std(0, dtype=np.float64)
-    constant_Y = deviation_Y <= 1e-6 * np.abs(mean_Y)
-    scale_Y = np.where(constant_Y, 0, 1 / np.where(constant_Y, 1, deviation_Y))
-    return mean_Y.astype(np.float32), scale_Y.astype(np.float32)

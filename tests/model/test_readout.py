@@ -14,8 +14,9 @@ from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
 from qanchor.model.batch import COUNT_FEATURES, TALLY, collate
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.readout import LINES, REACH, directions, written
+from qanchor.model.readout import LINES, directions, written
 from qanchor.model.tally import COUNT_PLACES, COUNTS, HABIT_COUNTS, HABIT_PLACES, SHARE, SIZE, habits, tally
+from qanchor.probe.linear import REACH
 
 KEPT = np.array([8, 6])
 QUERIES = ["will this user buy coffee soon?", "concert"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from qanchor.model.readout import LINES, MEAN, REACH, SCALE
-from qanchor.probe.linear import probe
+from qanchor.model.readout import LINES, MEAN, SCALE
+from qanchor.probe.linear import REACH, probe
 from qanchor.training import readouts
 
 WIDTHS = (30, 4, 6)
