@@ -82,7 +82,7 @@ def measure(project: Project, options: argparse.Namespace) -> dict[str, object]:
         runs: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
         for _ in range(options.repeats):
             for kind, (cache, part, steps) in kinds.items():
-                runs[kind].append(tune(towers, cache, queries, part, steps))
+                runs[kind].append(tune(towers, cache, queries, part, past.as_of, steps))
     results = {}
     for kind, (_, part, _) in kinds.items():
         middle = {key: statistics.median(run[key] for run in runs[kind]) for key in runs[kind][0]}
@@ -98,7 +98,8 @@ class Recomputed:
     """What a `PrefixCache` gives, computed whenever it is asked for: the baseline."""
 
     def __init__(self, towers: Towers, past: object, lengths: PrefixCache) -> None:
-        self.towers, self.past, self.length_N = towers, past, lengths.length_N
+        self.towers, self.past = towers, past
+        self.length_N, self.tally_NY = lengths.length_N, lengths.tally_NY
         self.indexed = towers.text_encoder.index(past.texts.described)
 
     def take(self, rows: np.ndarray) -> tuple[object, None]:
@@ -107,11 +108,18 @@ class Recomputed:
             return self.towers.prefix(batch, self.indexed), None
 
 
-def tune(towers: Towers, cache: object, queries: dict[str, str], part: dict[str, Labelled], steps: int) -> dict:
+def tune(
+    towers: Towers,
+    cache: object,
+    queries: dict[str, str],
+    part: dict[str, Labelled],
+    as_of: np.ndarray,
+    steps: int,
+) -> dict:
     """Seconds of one run: its start, its steps, its checks of validation users."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Tune(steps=steps, validate_every=max(1, steps // 5))
-        start, tuning = timed(lambda: Tuning(towers, cache, queries, part, settings, 0, Path(folder)))
+        start, tuning = timed(lambda: Tuning(towers, cache, queries, part, as_of, settings, 0, Path(folder)))
         spent = {"steps": 0.0, "checks": 0.0}
         last, busy = time.perf_counter(), time.process_time()
         for done in tuning.run():

@@ -281,7 +281,8 @@ class Project:
                 prompts[name] = SoftPrompt(name, queries[name], towers.prompt, nothing, fingerprint)
                 del labelled[name]
         if labelled:
-            tuning = Tuning(towers, cache, queries, labelled, settings, self.config.training.seed, folder)
+            as_of_N, seed = self.past.as_of[rows], self.config.training.seed
+            tuning = Tuning(towers, cache, queries, labelled, as_of_N, settings, seed, folder)
             check = ""
             with self.stages.progress("tune", settings.steps) as advance:
                 for done in tuning.run():

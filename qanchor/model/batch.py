@@ -23,7 +23,15 @@ import torch
 from torch import Tensor
 
 from qanchor.events.profiles import CODES, DAY, Profiles
-from qanchor.model.tally import COUNT_PLACES, HABIT_PLACES, habits, tally
+from qanchor.model.tally import (
+    CATEGORY_PLACES,
+    COUNT_PLACES,
+    HABIT_PLACES,
+    MODALITY_PLACES,
+    amounts,
+    habits,
+    tally,
+)
 
 EVENT_FEATURES = 16
 COUNT_FEATURES = 8
@@ -36,8 +44,12 @@ DECAY_DAYS = (3.0, 14.0, 60.0, float("inf"))
 """Time scales at which a text's occurrences are counted; at the last one all count alike."""
 RHYTHM_FEATURES = 3
 TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS) + RHYTHM_FEATURES
-TALLY = COUNT_PLACES + HABIT_PLACES + TOTAL_FEATURES - COUNT_FEATURES + 2 * IDLE_BUCKETS
-"""Numbers of a user's tally."""
+AMOUNTS = COUNT_FEATURES * (1 + MODALITY_PLACES + CATEGORY_PLACES)
+PACE = TOTAL_FEATURES - COUNT_FEATURES + 2 * IDLE_BUCKETS
+TALLY = AMOUNTS + PACE + COUNT_PLACES + HABIT_PLACES
+"""Numbers of a user's tally: amounts; decayed counts, rhythm and idle time; counts and habits step by step."""
+FOR_FORESTS, FOR_LINES = slice(0, AMOUNTS + PACE), slice(AMOUNTS, TALLY)
+"""What of it each kind of readout reads."""
 TALLY_DAYS = (8, 16, 32)
 """Stretches before `as_of` in which the tally counts: edges of age, since it changes with these alone."""
 COUNT_DAYS = (3, 10, 30)
@@ -77,7 +89,8 @@ class Batch:
     kind_count_GC: Tensor
     """How much there is of each category that a user has."""
     tally_BW: Tensor
-    """All of these counts and the habits step by step (tally.py), the decayed counts, the rhythm, and the idle time."""
+    """The same by age at `as_of`, as amounts and step by step, and the habits (tally.py); the decayed counts, the
+    rhythm, and the idle time."""
     idle_B: Tensor
     """Bucket of the time between the newest event and `as_of`."""
     slots: int
@@ -179,12 +192,15 @@ def collate(
     user, own = np.arange(size), np.array([CODES + 1 + zlib.crc32(name.encode()) % CODES for name in part.modalities])
     owners, codes = [user, user.repeat(kinds), kind_owner], [np.full(size, CODES), np.tile(own, size), kind_code]
     since = np.eye(IDLE_BUCKETS)[idle]
-    tallied = [
-        tally(size, *map(np.concatenate, (owners, codes, aged))),
-        habits(size, owner, own[modality], time, gap, part.value.astype(np.float64)),
+    tallied: list[npt.NDArray[Any]] = [
+        aged[0],
+        amounts(size, MODALITY_PLACES, owners[1], codes[1], aged[1]),
+        amounts(size, CATEGORY_PLACES, owners[2], codes[2], aged[2]),
         *totals[1:],
         since,
         since.cumsum(1),
+        tally(size, *map(np.concatenate, (owners, codes, aged))),
+        habits(size, owner, own[modality], time, gap, part.value.astype(np.float64)),
     ]
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),

@@ -5,7 +5,6 @@ Shapes: B users, N questions each, D width of the backbone, O = 128 width of an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -17,6 +16,8 @@ TOWERS: tuple[Tower, ...] = ("anchor", "answer")
 STREAMS = (0.3, 1.0, 1.0, 0.1)
 """Weights of what an embedding adds up: what the towers have learned, and as it is read, the user token, what the query
 reads and what the prompt reads; each dimension of each at unit variance (docs/decisions/0009-streams.md)."""
+PROMPTED = (1.0, 1.0, 1.0, 3.0)
+"""How many times as much a tuned scenario's embedding holds of each: more of what its own prompt reads."""
 
 
 class Fixed(nn.Module):
@@ -95,17 +96,11 @@ class Head(nn.Module):
         """[B, N, Q] projections -> [B, N, S, O] what an embedding is mixed of, by the running statistics."""
         return self._apart(self._centre(tower)(projection_BNQ))
 
-    def mix(
-        self,
-        stream_BNSO: Tensor,
-        share_BNS: Tensor | None = None,
-        write: Callable[[Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """[B, N, O] embeddings; `share` times the weights of `STREAMS`, and with what `write` makes of the outcome."""
+    def mix(self, stream_BNSO: Tensor, share_BNS: Tensor | None = None) -> Tensor:
+        """[B, N, O] embeddings; `share` times the weights of `STREAMS`."""
         weight = stream_BNSO.new_tensor(STREAMS)
         weight = weight if share_BNS is None else weight * share_BNS
-        mixed_BNO = F.normalize((stream_BNSO * weight[..., None]).sum(-2), dim=-1)
-        return write(mixed_BNO) if write else mixed_BNO
+        return F.normalize((stream_BNSO * weight[..., None]).sum(-2), dim=-1)
 
     def project(self, state_BND: Tensor, told_BNO: Tensor | None = None) -> Tensor:
         """[B, N, D] final states, and what is told beside them [B, N, Q - O] -> [B, N, Q], not yet centred."""

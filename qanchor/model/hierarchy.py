@@ -35,7 +35,7 @@ class Prefix:
     text_BPW: Tensor
     """Unit-length text vector of event tokens, 0 elsewhere: what the anchor seed matches queries with."""
     tally_BY: Tensor
-    """How much there is of everything, step by step (tally.py): for readouts alone, no token holds it."""
+    """How much there is of everything (tally.py): for readouts alone, no token holds it."""
 
     def __len__(self) -> int:
         return len(self.token_BPD)

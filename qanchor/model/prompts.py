@@ -1,7 +1,7 @@
 """Soft prompts: what tuning learns for one scenario, a few KB, tied to the model that it was learned on.
 
-Shapes: K prompt vectors, D width of the backbone, C classes, O width of an embedding, X streams that it is mixed of, R
-rows of a readout, Y numbers that it reads; B users, N suffixes of each.
+Shapes: K prompt vectors, D width of the backbone, C classes, O width of an embedding, X streams that it is mixed of; B
+users, N suffixes of each.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from qanchor.errors import ModelError
 from qanchor.events import atomic
-from qanchor.model.head import STREAMS
-from qanchor.model.readout import LINES
+from qanchor.model.head import PROMPTED, STREAMS
+from qanchor.model.readout import Readout
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -37,24 +36,27 @@ class SoftPrompt:
     """Unit-length prototypes of the classes 0..C-1; all zero where the scenario could not be tuned."""
     model: str
     """Fingerprint of the model that the prompt was tuned on."""
-    share_X: Tensor = field(default_factory=lambda: torch.ones(len(STREAMS)))
-    """How many times as much as usual an embedding holds of each stream."""
-    readout_RY: Tensor = field(default_factory=lambda: torch.zeros(LINES, 0))
-    """What is written over it (readout.py); without lines, nothing."""
+    readout: Readout = field(default_factory=Readout.none)
+    """What is written over what an embedding is mixed of."""
 
     @property
     def classes(self) -> int:
         return len(self.prototype_CO)
 
     @property
+    def share_X(self) -> Tensor:
+        """How many times as much as usual an embedding holds of each stream."""
+        return torch.tensor(PROMPTED) if self.prototype_CO.any() else torch.ones(len(STREAMS))
+
+    @property
     def numbers(self) -> list[Any]:
         """All that an embedding depends on, to be hashed."""
-        return [tensor.float().cpu().tolist() for tensor in (self.prompt_KD, self.share_X, self.readout_RY)]
+        tensors = (self.prompt_KD, self.share_X, *self.readout.tensors.values())
+        return [tensor.float().cpu().tolist() for tensor in tensors]
 
     def save(self, path: Path) -> None:
         """Write it as safetensors, the words in the metadata; an older prompt is replaced in one step."""
-        named = {"prompt": self.prompt_KD, "prototype": self.prototype_CO, "share": self.share_X}
-        named |= {"readout": self.readout_RY}
+        named = {"prompt": self.prompt_KD, "prototype": self.prototype_CO, **self.readout.tensors}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
         about = {
             "format": FORMAT,
@@ -92,9 +94,8 @@ class SoftPrompt:
             raise ModelError(
                 f"{path} was tuned on model {about['model']}, this is model {model}: tune the scenario again on it"
             )
-        own = (tensors[name] for name in ("prompt", "prototype", "share", "readout"))
-        prompt_KD, prototype_CO, share_X, readout_RY = own
-        return cls(about["scenario"], about["query"], prompt_KD, prototype_CO, about["model"], share_X, readout_RY)
+        own = tensors["prompt"], tensors["prototype"], about["model"], Readout.of(tensors)
+        return cls(about["scenario"], about["query"], *own)
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,16 @@ class Prompts:
 
     prompt_BNKD: Tensor
     share_BNX: Tensor
-    readout_BNRY: Tensor
+    readout: Readout
 
     @classmethod
     def of(cls, own: Sequence[SoftPrompt | None], shared_KD: Tensor) -> Prompts:
         """[1, N] of these scenarios; None, a free question, has the shared prompt and nothing else."""
         plain = SoftPrompt("", "", shared_KD.detach(), shared_KD.new_zeros(0), "")
-        each = [one or plain for one in own]
-        rows, width = (max(one.readout_RY.shape[d] for one in each) for d in (0, 1))
-        readouts = [
-            F.pad(one.readout_RY, (0, width - one.readout_RY.shape[1], 0, rows - len(one.readout_RY))) for one in each
-        ]
-        stacks = [one.prompt_KD for one in each], [one.share_X for one in each], readouts
-        return cls(*(torch.stack([one.to(shared_KD.device) for one in stack])[None] for stack in stacks))
+        each, device = [one or plain for one in own], shared_KD.device
+        prompt_1NKD = torch.stack([one.prompt_KD.to(device) for one in each])[None]
+        share_1NX = torch.stack([one.share_X for one in each])[None].to(device)
+        return cls(prompt_1NKD, share_1NX, Readout.stack([one.readout for one in each], device))
 
     def __len__(self) -> int:
         """Suffixes of each user."""
@@ -123,4 +121,4 @@ class Prompts:
 
     def take(self, row_BN: Tensor) -> Prompts:
         """Each user's own suffixes, by their rows among those of all."""
-        return Prompts(self.prompt_BNKD[0, row_BN], self.share_BNX[0, row_BN], self.readout_BNRY[0, row_BN])
+        return Prompts(self.prompt_BNKD[0, row_BN], self.share_BNX[0, row_BN], self.readout.take(row_BN))

@@ -1,46 +1,125 @@
-"""A scenario's readout: a line through all that is known of a user, written along a fixed direction of its embedding.
+"""A scenario's readout: all that is known of a user, read by lines and by a forest, written along fixed directions.
 
-128 numbers cannot hold a tally of 800 and a reading of 300, and what a scenario needs of them its labels know. So
-beside its soft prompt a scenario learns a linear function of all of it for each class (one for two classes), and its
-embedding is u = normalise(m + s d): m is what it was mixed of, less what that had along the direction d, at unit
-length, and s the readout, of unit variance. Every number of the embedding has a share of s, so that a probe finds it
-before all that a single number says. `training/readouts.py` fits it, docs/decisions/0010-readout.md has what it brings.
+128 numbers cannot hold a tally of two thousand and a reading of three hundred, and what a scenario needs of them its
+labels know. So beside its soft prompt a scenario learns for each class (one for two classes) a linear function of all
+of it, and a forest over the tally's amounts; its embedding is u = normalise(m + s d): m is what it was mixed of, less
+what that had along the direction d, at unit length, and s what line and forest say together, of unit variance. Every
+number of the embedding has a share of s, so that a probe finds it before all that a single number says.
+`training/readouts.py` fits it; docs/decisions/0010-readout.md and 0011-forest.md have what it brings.
 
-Shapes: B users, N suffixes, Y numbers that are read, C readouts of the scenario that has most, R = 2 + C rows of a
-readout, O = 128.
+Shapes: B users, N suffixes, Y numbers of a tally, Z numbers that a suffix has of its own (what is learned, what its
+query reads), V = Z + those of a tally that lines read, C classes read for the scenario that has most, R = 2 + C rows,
+T trees, K = 2^depth - 1 cuts and L = 2^depth leaves of each, O = 128.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qanchor.model.batch import FOR_FORESTS, FOR_LINES
 from qanchor.probe.linear import REACH
 
 MEAN, SCALE, LINES = 0, 1, 2
-"""Rows of a readout: what to subtract, what to multiply with, and from here on its lines."""
+"""Rows of lines: what to subtract, what to multiply with, and from here on one for each class."""
+DEPTH = 4
+"""Cuts between a tree's root and each of its leaves."""
+CUTS, LEAVES = 2**DEPTH - 1, 2**DEPTH
 
 
-def written(readout_BNRY: Tensor, known_BNY: Tensor, embedding_BNO: Tensor) -> Tensor:
-    """[B, N, O] unit-length embeddings with what the readouts read.
+@dataclass(frozen=True)
+class Readout:
+    """Of one scenario, or with leading dimensions of users and suffixes, of many."""
 
-    Suffixes with fewer readouts than others have lines of zeros, and keep what they hold in their directions.
+    line_RV: Tensor
+    feature_CTK: Tensor
+    """Which amount a cut looks at; cut k leads to 2k + 1 where that is at most its threshold, else to 2k + 2."""
+    threshold_CTK: Tensor
+    leaf_CTL: Tensor
+    """Log odds; those of a class's trees are added up."""
+
+    @classmethod
+    def none(cls) -> Readout:
+        """Nothing is read, and nothing written."""
+        cuts = torch.zeros(0, 0, CUTS)
+        return cls(torch.zeros(LINES, 0), cuts.long(), cuts, torch.zeros(0, 0, LEAVES))
+
+    @classmethod
+    def stack(cls, each: Sequence[Readout], device: torch.device) -> Readout:
+        """[1, N] of N scenarios; who has fewer classes or trees than others has some that say nothing."""
+        stacks = ([getattr(one, field.name).to(device) for one in each] for field in fields(cls))
+        return cls(*(torch.stack(alike(stack))[None] for stack in stacks))
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Readout:
+        """From `tensors`."""
+        return cls(tensors["lines"], tensors["features"].long(), tensors["thresholds"], tensors["leaves"])
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file keeps."""
+        forest = {"features": self.feature_CTK.short(), "thresholds": self.threshold_CTK, "leaves": self.leaf_CTL}
+        return {"lines": self.line_RV, **forest}
+
+    def take(self, row_BN: Tensor) -> Readout:
+        """Of [1, N], each user's own suffixes."""
+        return Readout(*(getattr(self, field.name)[0, row_BN] for field in fields(self)))
+
+
+def written(readout: Readout, tally_BY: Tensor, own_BNZ: Tensor, embedding_BNO: Tensor) -> Tensor:
+    """[B, N, O] unit-length embeddings with what the readouts ([1 or B, N]) read.
+
+    Suffixes that read fewer classes than others have lines of zeros, and keep what they hold in their directions.
     """
-    line_BNCY = readout_BNRY[..., LINES:, :]
-    if not line_BNCY.shape[-2]:
+    line_BNCV = readout.line_RV[..., LINES:, :]
+    if not line_BNCV.shape[-2]:
         return embedding_BNO
-    with torch.autocast(known_BNY.device.type, enabled=False):
-        standard_BNY = (known_BNY.float() - readout_BNRY[..., MEAN, :]) * readout_BNRY[..., SCALE, :]
-        read_BNC = (line_BNCY @ standard_BNY.clamp(-REACH, REACH)[..., None])[..., 0]
-        direction_CO = directions(read_BNC.shape[-1], embedding_BNO.shape[-1]).to(read_BNC)
-        used_BNC = (line_BNCY != 0).any(-1).to(read_BNC)
+    with torch.autocast(own_BNZ.device.type, enabled=False):
+        said_BNC = _by_lines(readout.line_RV, tally_BY, own_BNZ) + by_forest(readout, tally_BY)
+        direction_CO = directions(said_BNC.shape[-1], embedding_BNO.shape[-1]).to(said_BNC)
+        used_BNC = (line_BNCV != 0).any(-1).to(said_BNC)
         held_BNC = embedding_BNO.float() @ direction_CO.T * used_BNC
         rest_BNO = F.normalize(embedding_BNO.float() - held_BNC @ direction_CO, dim=-1)
-        unit_BNO: Tensor = F.normalize(rest_BNO + (read_BNC * used_BNC) @ direction_CO, dim=-1)
+        unit_BNO: Tensor = F.normalize(rest_BNO + (said_BNC * used_BNC) @ direction_CO, dim=-1)
         return unit_BNO
+
+
+def _by_lines(line_BNRV: Tensor, tally_BY: Tensor, own_BNZ: Tensor) -> Tensor:
+    """[B, N, C] of standardised values, cut at REACH."""
+    shared_BNY = tally_BY[:, None, FOR_LINES].expand(-1, own_BNZ.shape[1], -1)
+    known_BNV = torch.cat([shared_BNY, own_BNZ], -1).float()
+    standard_BNV = ((known_BNV - line_BNRV[..., MEAN, :]) * line_BNRV[..., SCALE, :]).clamp(-REACH, REACH)
+    said_BNC: Tensor = (line_BNRV[..., LINES:, :] @ standard_BNV[..., None])[..., 0]
+    return said_BNC
+
+
+def by_forest(readout: Readout, tally_BY: Tensor) -> Tensor:
+    """[B, N, C] the sum of the leaves that each user falls into."""
+    amount_BA = tally_BY[:, FOR_FORESTS].float()
+    users = len(amount_BA)
+    feature_BNCTK, threshold_BNCTK, leaf_BNCTL = (
+        tensor.expand(users, *tensor.shape[1:])
+        for tensor in (readout.feature_CTK, readout.threshold_CTK, readout.leaf_CTL)
+    )
+    at_BNCT1 = feature_BNCTK.new_zeros(*feature_BNCTK.shape[:-1], 1)
+    for _ in range(DEPTH):
+        feature_BX = feature_BNCTK.gather(-1, at_BNCT1).flatten(1)
+        amount_BNCT1 = amount_BA.gather(1, feature_BX).view(at_BNCT1.shape)
+        at_BNCT1 = 2 * at_BNCT1 + 1 + (amount_BNCT1 > threshold_BNCTK.gather(-1, at_BNCT1)).long()
+    said_BNC: Tensor = leaf_BNCTL.gather(-1, at_BNCT1 - CUTS)[..., 0].sum(-1)
+    return said_BNC
+
+
+def alike(each: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros behind each dimension of those that are smaller than others."""
+    most = [max(sizes) for sizes in zip(*(one.shape for one in each), strict=True)]
+    paddings = ([(0, m - s) for m, s in zip(most, one.shape, strict=True)] for one in each)
+    return [F.pad(one, [n for pair in reversed(own) for n in pair]) for one, own in zip(each, paddings, strict=True)]
 
 
 def directions(lines: int, width: int) -> Tensor:

@@ -7,6 +7,9 @@ its size; and so is how many events fall into each part of the day, day of the w
 fitted, logs of any kind have a tally, and a user's depends on that user alone. Measured in
 docs/decisions/0010-readout.md.
 
+A forest cuts sizes itself, and would cut at random what shares a place with twenty others. So it has the amounts: the
+count features as they are, with a place for most modalities and categories alone (docs/decisions/0011-forest.md).
+
 Shapes: B users, E events of all of them, G groups of all users one after another (a user's whole, its modalities, its
 categories), C count features, S steps of a feature, W places.
 """
@@ -24,6 +27,8 @@ COUNTS = (0.5, 1.5, 2.5, 4.5, 7.5, 12.5, 20.5, 33.5, 54.5, 100.5, 200.5)
 """Events, active days or distinct texts."""
 GAPS = (240.0, 120.0, 60.0, 30.0, 14.0, 7.0, 3.0, 1.0, 0.01)
 """Days since the newest event of a group: the later, the more steps."""
+MODALITY_PLACES, CATEGORY_PLACES = 32, 128
+"""Of the amounts, eight numbers each. With half of them forests told retail and pcard worse, oulad and travel alike."""
 SUMS = (1e-4, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 """Summed values, in the logs' own unit."""
 SIZE = 0.5
@@ -53,6 +58,15 @@ def tally(users: int, owner_G: Ints, code_G: Ints, feature_GC: npt.NDArray[np.fl
     step = np.concatenate([step, np.full(len(own), climbed_GCS.shape[2])])
     number = (code_G[group] * climbed_GCS.shape[1] + feature) * (climbed_GCS.shape[2] + 1) + step
     return _placed(users, COUNT_PLACES, owner_G[group], number, amount)
+
+
+def amounts(users: int, places: int, owner_G: Ints, code_G: Ints, feature_GC: npt.NDArray[np.float32]) -> Floats:
+    """[B, places * C] the features of groups, each group in a place by its hash; groups that share one are added up."""
+    features = feature_GC.shape[1]
+    place_G = (_hash(code_G) % np.uint64(places)).astype(np.int64)
+    cell = ((owner_G * places + place_G)[:, None] * features + np.arange(features)).ravel()
+    amount = np.bincount(cell, feature_GC.ravel(), users * places * features).astype(np.float64)
+    return amount.reshape(users, places * features)
 
 
 def habits(users: int, owner_E: Ints, code_E: Ints, time_E: Ints, gap_E: Floats, value_E: Floats) -> Floats:

@@ -5,14 +5,13 @@ prediction; attention is causal, so `<USER_EMB>` never sees the answer.
 
 Shapes: B users, P prefix columns, N suffixes a user, Q query columns (padding on the left), K prompt vectors, T answer
 columns (padding on the right), S = Q + K + 1 + T, A answers, D width of the backbone, O = 128 width of an embedding, X
-streams that an embedding is mixed of, Y numbers that a readout reads.
+streams that an embedding is mixed of, Z numbers that a readout reads of a suffix's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from qanchor.errors import ModelError
 from qanchor.model import body
 from qanchor.model.attention import ALL, Layout
-from qanchor.model.batch import TALLY, Batch
+from qanchor.model.batch import Batch
 from qanchor.model.body import KeysValues
 from qanchor.model.head import Head
 from qanchor.model.hierarchy import Hierarchy, Prefix
@@ -106,9 +105,9 @@ class Towers(nn.Module):
         return dtype
 
     @property
-    def known(self) -> tuple[int, ...]:
-        """Numbers of the parts that a readout reads: the tally, what is learned, and what the query reads."""
-        return (TALLY, self.dim, self.seed.read) if self.seed else (TALLY, self.dim)
+    def own(self) -> tuple[int, ...]:
+        """Numbers of the parts that a readout reads of a suffix: what is learned, and what its query reads."""
+        return (self.dim, self.seed.read) if self.seed else (self.dim,)
 
     def call(self, modalities: tuple[str, ...]) -> None:
         """Read logs of these modalities from now on. Raises ModelError where modalities are known by their order."""
@@ -246,10 +245,11 @@ class Towers(nn.Module):
         With `cached` and `contents` of the prefix, only what depends on the suffixes is computed.
         """
         own = None if prompts is None else prompts.prompt_BNKD
-        stream_BNXO, known_BNY = self.streams(prefix, queries, query_BN, own, cached, contents)
+        stream_BNXO, own_BNZ = self.streams(prefix, queries, query_BN, own, cached, contents)
         if prompts is None:
             return self.head.mix(stream_BNXO)
-        return self.head.mix(stream_BNXO, prompts.share_BNX, partial(written, prompts.readout_BNRY, known_BNY))
+        mixed_BNO = self.head.mix(stream_BNXO, prompts.share_BNX)
+        return written(prompts.readout, prefix.tally_BY, own_BNZ, mixed_BNO)
 
     def streams(
         self,
@@ -260,13 +260,13 @@ class Towers(nn.Module):
         cached: KeysValues | None = None,
         contents: Contents | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """[B, N, X, O] what `anchor` mixes (`Head.mix`), and all that a readout reads [B, N, Y], as `known` says."""
+        """[B, N, X, O] what `anchor` mixes (`Head.mix`), and [B, N, Z] what readouts read of it, as `own` says."""
         suffix_BNSD, mask_BNS, told = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
         state_BN1D = self.read(prefix, suffix_BNSD, mask_BNS, cached, slice(-1, None))
         projection_BNQ = self.head.project(state_BN1D[:, :, 0], told.stream_BNY if told else None)
         stream_BNXO = self.head.streams(projection_BNQ, "anchor")
-        known = [prefix.tally_BY[:, None].expand(-1, stream_BNXO.shape[1], -1), stream_BNXO[:, :, 0]]
-        return stream_BNXO, torch.cat(known + ([told.own_BNX] if told else []), -1)
+        learned_BNO = stream_BNXO[:, :, 0]
+        return stream_BNXO, torch.cat([learned_BNO, told.own_BNX], -1) if told else learned_BNO
 
     def answer(self, answers: Tokens, answer_BN: Tensor) -> Tensor:
         """[B, N, O] projections of the answers: the same backbone, its last token, each distinct answer once."""

@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 TOLERANCE = 1e-4
-"""Largest component of the gradient, in coordinates in which the Hessian is near the identity."""
+"""Largest component of the gradient, in coordinates in which the Hessian is near the identity, where a fit ends."""
 
 
 class Basis:
@@ -36,7 +36,7 @@ class Basis:
         self.vectors: Array = vectors.astype(np.float32)
 
 
-def fit(X: Array, y: Array, times: Array, penalties: Doubles, basis: Basis) -> Array:
+def fit(X: Array, y: Array, times: Array, penalties: Doubles, basis: Basis, tolerance: float = TOLERANCE) -> Array:
     """The K regressions' coefficients, [D, K]; a bias is fitted too, but no ranking needs it.
 
     Args:
@@ -72,5 +72,5 @@ def fit(X: Array, y: Array, times: Array, penalties: Doubles, basis: Basis) -> A
     start = np.zeros(shape)
     start[-1] = np.log(rate / (1 - rate)) / bias_scale
     with threadpool_limits(1):
-        found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"gtol": TOLERANCE, "maxiter": 200})
+        found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"gtol": tolerance, "maxiter": 200})
     return coefficients(found.x.reshape(shape))

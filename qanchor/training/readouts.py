@@ -1,57 +1,118 @@
-"""What a scenario's readout says: the line that tells its classes best, by logistic regression (`model/readout.py`).
+"""What a scenario's readout says: what tells its classes best, by logistic regressions and trees (`model/readout.py`).
 
-The tally, what the query reads and what the towers have learned are each asked alone, under a penalty of its own, and
-what they say is added up: side by side in one regression the widest of them drowns the others, and what is learned by
-heart is believed too much (docs/decisions/0010-readout.md). Training users fit, validation users choose the penalties.
+The tally, what the query reads and what the towers have learned are each asked alone by a line, under a penalty of its
+own, and the tally's amounts by a forest. What they say, in log odds, is added up: side by side in one regression the
+widest of them drowns the others. Training users fit; penalties, the number of trees, and how far each is to be believed
+are decided by users and days that it has not seen (`folds.py`; docs/decisions/0010-readout.md, 0011-forest.md).
 
-Shapes: R rows, Y numbers that are read, C lines.
+Shapes: R rows, Y numbers of a tally, Z numbers of a suffix's own, V that lines read, C classes read, P penalties.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qanchor.probe.linear import REACH, regularised, standard
-from qanchor.probe.logistic import Basis
+from qanchor.model.batch import FOR_FORESTS, FOR_LINES
+from qanchor.model.readout import LINES, Readout, alike, by_forest
+from qanchor.probe.linear import REACH, standard
+from qanchor.probe.logistic import Basis, fit
+from qanchor.probe.metrics import auc
+from qanchor.training import forests
+from qanchor.training.folds import Fold, folds
 
 CLASSES = 16
 """Scenarios of more classes have no readout: an embedding has better uses for its numbers."""
+PENALTIES = np.logspace(-3, 0.5, 8)
+"""Tried weights of half a line's squared norm against the mean log loss."""
+TOLERANCE = 1e-3
+"""Ten times a probe's, for half of its time: no AUC differs by more than .001."""
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
 
 def fitted(
-    known_RY: Floats, widths: Sequence[int], class_R: npt.NDArray[np.int64], split_R: npt.NDArray[np.str_]
-) -> Tensor:
-    """[2 + C, Y] a readout by the rows of "train" and "validation"; each line's values have unit variance in training.
+    tally_RY: Floats,
+    own_RZ: Floats,
+    widths: Sequence[int],
+    class_R: Ints,
+    split_R: npt.NDArray[np.str_],
+    as_of_R: Ints,
+) -> Readout:
+    """A readout by the rows of "train" and "validation"; what it says of each class has unit variance in training.
 
     Args:
-        widths: of the parts that are asked alone, one after another.
+        widths: of the parts of `own` that are asked alone, one after another.
+        as_of_R: seconds since 1970.
     """
-    rows = {split: np.flatnonzero(split_R == split) for split in ("train", "validation")}
-    asked = _asked(class_R[rows["train"]], class_R[rows["validation"]])
-    mean_Y, scale_Y = standard(known_RY[rows["train"]])
-    standard_RY = ((known_RY - mean_Y) * scale_Y).clip(-REACH, REACH)
-    line_CY = np.zeros((len(asked), known_RY.shape[1]), np.float32)
-    for part in np.split(np.arange(known_RY.shape[1]), np.cumsum(widths)[:-1]):
-        X = {split: standard_RY[np.ix_(own, part)] for split, own in rows.items()}
-        basis = Basis(X["train"])
-        for line_Y, c in zip(line_CY, asked, strict=True):
-            Y = {split: (class_R[own] == c).astype(np.float32) for split, own in rows.items()}
-            path, best, _ = regularised(X, Y, basis)
-            line_Y[part] = path[:, best]
-    deviation_C = (standard_RY[rows["train"]] @ line_CY.T).std(0, dtype=np.float64)
-    line_CY /= np.maximum(deviation_C, 1e-9)[:, None]
-    return torch.from_numpy(np.concatenate([mean_Y[None], scale_Y[None], line_CY]).astype(np.float32))
+    train, validation = (np.flatnonzero(split_R == split) for split in ("train", "validation"))
+    labels = [(class_R == c).astype(np.float32) for c in _asked(class_R[train], class_R[validation])]
+    if not labels:
+        return Readout.none()
+    parted = folds(class_R, split_R, as_of_R)
+    known_RV = np.concatenate([tally_RY[:, FOR_LINES], own_RZ], 1)
+    parts = np.split(np.arange(known_RV.shape[1]), np.cumsum([known_RV.shape[1] - own_RZ.shape[1], *widths[:-1]]))
+    mean_V, scale_V = standard(known_RV[train])
+    standard_RV = ((known_RV - mean_V) * scale_V).clip(-REACH, REACH)
+    line_CV = np.zeros((len(labels), known_RV.shape[1]), np.float32)
+    for part in parts:
+        X = standard_RV[:, part]
+        basis = Basis(X[train])
+        for line_V, label_R in zip(line_CV, labels, strict=True):
+            line_V[part] = _line(X, label_R, train, parted, basis)
+    grown = [_forest(tally_RY[:, FOR_FORESTS], label_R, train, parted) for label_R in labels]
+    feature_CTK, threshold_CTK, leaf_CTL = (torch.stack(alike(each)) for each in zip(*grown, strict=True))
+
+    row_RV = torch.from_numpy(np.concatenate([mean_V[None], scale_V[None], line_CV]))
+    readout = Readout(row_RV, feature_CTK, threshold_CTK, leaf_CTL)
+    by_forest_RC = by_forest(Readout.stack([readout], row_RV.device), torch.from_numpy(tally_RY[train]))[:, 0].numpy()
+    said_RC = standard_RV[train] @ line_CV.T + by_forest_RC
+    scale_C = 1 / torch.from_numpy(said_RC.std(0, dtype=np.float64)).clamp(min=1e-9).float()
+    row_RV[LINES:] *= scale_C[:, None]
+    return replace(readout, leaf_CTL=leaf_CTL * scale_C[:, None, None])
 
 
-def _asked(training_R: npt.NDArray[np.int64], validation_R: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The classes that have a line: the second of two, of more each that penalties can be chosen for."""
+def _line(X: Floats, label_R: Floats, train: Ints, parted: Sequence[Fold], basis: Basis) -> Floats:
+    """[V] a regression's coefficients at the best of `PENALTIES`, as far as they are believed."""
+
+    def path(rows: Ints) -> Floats:
+        once = np.ones((len(rows), len(PENALTIES)), np.float32)
+        return fit(X[rows], label_R[rows], once, PENALTIES, basis, TOLERANCE)
+
+    told = [X[fold.validation] @ path(fold.train) for fold in parted]
+    auc_FP = [[auc(label_R[fold.validation], score) for score in of.T] for fold, of in zip(parted, told, strict=True)]
+    best = int(np.argmax(np.average(auc_FP, 0, [len(fold.validation) for fold in parted])))
+    return path(train)[:, best] * _slope([of[:, best] for of in told], label_R, parted)
+
+
+def _forest(amount_RA: Floats, label_R: Floats, train: Ints, parted: Sequence[Fold]) -> list[Tensor]:
+    """Features, thresholds and leaves of a forest, as far as it is believed."""
+    feature_TK, threshold_TK, leaf_TL, told = forests.grown(amount_RA, label_R, train, parted)
+    slope = np.float32(_slope(told, label_R, parted))
+    return [torch.from_numpy(tensor) for tensor in (feature_TK, threshold_TK, leaf_TL * slope)]
+
+
+def _slope(told: Sequence[Floats], label_R: Floats, parted: Sequence[Fold]) -> float:
+    """By how much to multiply log odds so that they are those of users and days that were not learned from (Platt,
+    1999); 0 for what says nothing of them."""
+    score_R = np.concatenate(told).astype(np.float32)[:, None]
+    label_R = label_R[np.concatenate([fold.validation for fold in parted])]
+    deviation = float(score_R.std())
+    if deviation < 1e-9:
+        return 0.0
+    unit_R = (score_R - score_R.mean()) / deviation
+    once = np.ones((len(unit_R), 1), np.float32)
+    return max(0.0, float(fit(unit_R, label_R, once, np.array([1e-4]), Basis(unit_R))[0, 0]) / deviation)
+
+
+def _asked(training_R: Ints, validation_R: Ints) -> Ints:
+    """The classes that are read: the second of two, of more each that penalties can be chosen for."""
     classes = np.unique(training_R)
     if len(classes) == 2:
         return classes[1:]

@@ -2,13 +2,13 @@
 
 A user's prefix does not depend on the scenario, so it is computed once and kept (tokens and KV); each step runs only
 suffixes, of all scenarios at once. Every scenario draws its own users, as many of each class, so that rare positives
-are seen; the shared prompt of pretraining is where every scenario starts. Of what is tuned that with the lowest loss on
-validation users is kept, and in the end only where a probe is better for it (`choice.py`); then the scenario gets its
-readout (`readouts.py`; docs/decisions/0004-tuning.md, 0010-readout.md). What a scenario draws depends on its name, the
-seed and the step: in whatever company it is tuned, it learns the same.
+are seen; the shared prompt of pretraining is where every scenario starts, and of what is tuned that with the lowest
+loss on validation users is kept. Then the scenario gets its readout (`readouts.py`; docs/decisions/0004-tuning.md,
+0010-readout.md, 0011-forest.md). What a scenario draws depends on its name, the seed and the step: in whatever company
+it is tuned, it learns the same.
 
-Shapes: G scenarios, B users of a scenario's batch, R = G * B rows of a step, K prompt vectors, D width, C classes of
-the scenario that has most, O = 128, X streams that an embedding is mixed of, Y numbers that a readout reads.
+Shapes: N users of the cache, G scenarios, B users of a scenario's batch, R = G * B rows of a step, K prompt vectors, D
+width, C classes of the scenario that has most, O = 128, Z numbers of its own that a suffix has for a readout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +30,22 @@ from torch import Tensor, nn
 from qanchor.config import Tune
 from qanchor.errors import TrainingError
 from qanchor.model import losses
-from qanchor.model.head import STREAMS
+from qanchor.model.head import PROMPTED
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.readout import written
+from qanchor.model.readout import Readout, written
 from qanchor.model.towers import Tokens, Towers
-from qanchor.training import choice, readouts
+from qanchor.training import readouts
 from qanchor.training.checkpoints import Checkpoints, Position
 from qanchor.training.pretrain import autocast
 
 CHUNK = {"cpu": 64, "cuda": 512}
 """Users embedded at once: those of like length, so that little of it is padding."""
-PROMPTED = 3.0
-"""How many times as much of what its own prompt reads a scenario's embedding holds as one by the shared prompt."""
 ROWS = 20_000
-"""Training users of a scenario by whom is decided what it keeps, at most."""
+"""Training users of a scenario by whom its readout is fitted, at most."""
+TOGETHER = 12
+"""Scenarios whose users are embedded in one pass, at most: what is kept of them takes two kilobytes a user and
+scenario."""
 START = 64
 """Training users of each class whose mean a prototype starts from."""
 
@@ -94,14 +95,12 @@ class TuneCheck:
     auc: dict[str, float]
     """`macro_auc`"""
     kept: dict[str, float]
-    """and that of the prompt of the lowest loss so far: what a probe decides about in the end."""
+    """and that of the prompt of the lowest loss so far, which is kept."""
 
 
 class Learned(nn.Module):
-    """All that tuning changes; of each scenario, what it started with and what had the lowest validation loss."""
+    """All that tuning changes, and of each scenario what had the lowest validation loss."""
 
-    start_prompt_GKD: Tensor
-    start_prototype_GCO: Tensor
     best_prompt_GKD: Tensor
     best_prototype_GCO: Tensor
     best_loss_G: Tensor
@@ -111,8 +110,6 @@ class Learned(nn.Module):
         super().__init__()
         self.prompt_GKD = nn.Parameter(prompt_GKD)
         self.prototype_GCO = nn.Parameter(prototype_GCO)
-        self.register_buffer("start_prompt_GKD", prompt_GKD.detach().clone())
-        self.register_buffer("start_prototype_GCO", prototype_GCO.detach().clone())
         self.register_buffer("best_prompt_GKD", prompt_GKD.detach().clone())
         self.register_buffer("best_prototype_GCO", prototype_GCO.detach().clone())
         self.register_buffer("best_loss_G", torch.full((len(prompt_GKD),), math.inf, dtype=torch.float64))
@@ -128,11 +125,13 @@ class Tuning:
         cache: PrefixCache,
         queries: Mapping[str, str],
         labelled: Mapping[str, Labelled],
+        as_of_N: Ints,
         settings: Tune,
         seed: int,
         folder: Path,
     ) -> None:
-        """Scenarios are those of `labelled`; `folder` holds the run's checkpoints.
+        """Scenarios are those of `labelled`; `as_of_N`, in seconds, is when each of the cache's users was looked at;
+        `folder` holds the run's checkpoints.
 
         Raises:
             TrainingError: a scenario has nothing to tune on.
@@ -141,18 +140,16 @@ class Tuning:
             if part.lacking:
                 raise TrainingError(f"scenario {name!r} has {part.lacking}: widen its rule, or give more users")
         self.towers, self.cache, self.queries, self.labelled = towers, cache, queries, labelled
-        self.settings, self.seed = settings, seed
+        self.as_of_N, self.settings, self.seed = as_of_N, settings, seed
         self.names = list(labelled)
         self.tokens: Tokens = towers.tokens([queries[name] for name in self.names], "left")
         self.towers.eval()
         self.checkpoints = Checkpoints(folder)
         prompt_GKD = towers.prompt.detach().expand(len(self.names), -1, -1).clone()
-        self.share_X = prompt_GKD.new_ones(len(STREAMS))
-        """How many times as much as usual an embedding holds of each stream."""
+        self.share_X = prompt_GKD.new_tensor(PROMPTED)
         self.learned = Learned(prompt_GKD, self._class_means(prompt_GKD))
-        self.kept = {name: self._start(g, classes) for g, (name, classes) in enumerate(self._classes)}
-        """scenario -> what it has now; its best, once all steps are done. Of no model yet."""
-        self.share_X[-1] = PROMPTED
+        self.kept: dict[str, SoftPrompt] = {}
+        """scenario -> its best, once all steps are done; of no model yet."""
 
     def run(self) -> Iterator[TuneStep | TuneCheck]:
         """200 steps by default, from the last checkpoint if there is one; `prompts` are then each scenario's best.
@@ -182,7 +179,7 @@ class Tuning:
                     loss = self._backward(step)
                     optimiser.step()
                     yield TuneStep(step + 1, loss)
-            self.kept = {name: self._decide(g, classes) for g, (name, classes) in enumerate(self._classes)}
+            self.kept = dict(self._finished())
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(True)
@@ -191,47 +188,38 @@ class Tuning:
         """Each scenario's best by validation users, for the model of fingerprint `model`."""
         return {name: replace(prompt, model=model) for name, prompt in self.kept.items()}
 
-    def _start(self, g: int, classes: int) -> SoftPrompt:
-        name, learned = self.names[g], self.learned
-        prompt_KD, prototype_CO = learned.start_prompt_GKD[g], learned.start_prototype_GCO[g, :classes]
-        return SoftPrompt(name, self.queries[name], prompt_KD, prototype_CO, "", self.share_X.clone())
+    def _finished(self) -> Iterator[tuple[str, SoftPrompt]]:
+        """Each scenario's best prompt with its readout, and the class means of the embeddings that they make."""
+        for start in range(0, len(self.names), TOGETHER):
+            some = range(start, min(start + TOGETHER, len(self.names)))
+            by_whom = [self._judges(g) for g in some]
+            rows = {g: row_R for g, (row_R, _, _) in zip(some, by_whom, strict=True)}
+            told = self._told(rows, self.learned.best_prompt_GKD)
+            for g, (row_R, class_R, split_R) in zip(some, by_whom, strict=True):
+                yield self.names[g], self._with_readout(g, *told.pop(g), row_R, class_R, split_R)
 
-    def _decide(self, g: int, classes: int) -> SoftPrompt:
-        """What a scenario ends with: what was tuned, only where a probe is better for it; and the readout."""
-        start, mix, (row_R, class_R, split_R) = self.kept[self.names[g]], self.towers.head.mix, self._judges(g)
-        tuned = replace(start, prompt_KD=self.learned.best_prompt_GKD[g], share_X=self.share_X)
-        told = [(one, *self._all_streams(g, row_R, one.prompt_KD)) for one in (start, tuned)]
-        embedded = [mix(stream_RXO, one.share_X) for one, stream_RXO, _ in told]
-        kept, stream_RXO, known_RY = told[choice.best(embedded, class_R, split_R)]
-
-        readout_RY = readouts.fitted(known_RY.float().cpu().numpy(), self.towers.known, class_R, split_R)
-        kept = replace(kept, readout_RY=readout_RY.to(known_RY.device))
-        user_RO = mix(stream_RXO, kept.share_X, partial(written, kept.readout_RY, known_RY))
-        own_CO = [user_RO[torch.from_numpy((class_R == c) & (split_R == "train"))].mean(0) for c in range(classes)]
-        return replace(kept, prototype_CO=F.normalize(torch.stack(own_CO), dim=-1))
+    def _with_readout(
+        self, g: int, mixed_RO: Tensor, own_RZ: Tensor, row_R: Ints, class_R: Ints, split_R: npt.NDArray[np.str_]
+    ) -> SoftPrompt:
+        tally_RY = self.cache.tally_NY[torch.from_numpy(row_R).to(self.cache.tally_NY.device)].float().cpu()
+        own_RZ, mixed_RO = own_RZ.float().cpu(), mixed_RO.float().cpu()
+        known = tally_RY.numpy(), own_RZ.numpy(), self.towers.own
+        readout = readouts.fitted(*known, class_R, split_R, self.as_of_N[row_R])
+        one = Readout.stack([readout], own_RZ.device)
+        user_RO = written(one, tally_RY, own_RZ[:, None], mixed_RO[:, None])[:, 0]
+        trained, classes = split_R == "train", len(self.labelled[self.names[g]].members)
+        mean_CO = torch.stack([user_RO[torch.from_numpy(trained & (class_R == c))].mean(0) for c in range(classes)])
+        name, prompt_KD = self.names[g], self.learned.best_prompt_GKD[g]
+        return SoftPrompt(name, self.queries[name], prompt_KD, F.normalize(mean_CO, dim=-1), "", readout)
 
     def _judges(self, g: int) -> tuple[Ints, Ints, npt.NDArray[np.str_]]:
-        """Rows of the cache, classes and splits of the users whom a scenario's choices are made by."""
+        """Rows of the cache, classes and splits of the users whom a scenario's readout is fitted by."""
         part = self.labelled[self.names[g]]
         rng = np.random.default_rng((self.seed, zlib.crc32(self.names[g].encode())))
         some = np.sort(rng.permutation(len(part.train_row))[:ROWS])
         rows = np.concatenate([part.train_row[some], part.validation_row])
         split_R = np.repeat(["train", "validation"], [len(some), len(part.validation_row)])
         return rows, np.concatenate([part.train_label[some], part.validation_label]), split_R
-
-    @torch.no_grad()
-    def _all_streams(self, g: int, row_R: Ints, prompt_KD: Tensor) -> tuple[Tensor, Tensor]:
-        """[R, X, O] what any number of users' embeddings for one scenario are mixed of, and what readouts read."""
-        picked, parts = list(self._like_lengths(row_R)), []
-        for place in picked:
-            with autocast(self.towers):
-                prefix, cached = self.cache.take(row_R[place])
-                query_R1 = torch.full((len(place), 1), g, device=self.towers.device)
-                prompt_R1KD = prompt_KD.expand(len(place), 1, -1, -1)
-                parts.append(self.towers.streams(prefix, self.tokens, query_R1, prompt_R1KD, cached))
-        back_R = torch.from_numpy(np.argsort(np.concatenate(picked)))
-        stream_RXO, known_RY = (torch.cat([part[:, 0] for part in both])[back_R] for both in zip(*parts, strict=True))
-        return stream_RXO, known_RY
 
     @property
     def _classes(self) -> list[tuple[str, int]]:
@@ -287,19 +275,48 @@ class Tuning:
             return self.towers.head.mix(stream_R1XO[:, 0], self.share_X)
 
     @torch.no_grad()
-    def _embed_all(self, g: int, row_R: Ints, prompt_GKD: Tensor) -> Tensor:
-        """u [R, O] of any number of users for one scenario."""
-        stream_RXO, _ = self._all_streams(g, row_R, prompt_GKD[g])
-        return self.towers.head.mix(stream_RXO, self.share_X)
+    def _told(self, rows: Mapping[int, Ints], prompt_GKD: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """Of any users for some scenarios: scenario -> embeddings before a readout [R, O], and what that reads [R, Z].
+
+        Users whom the same scenarios ask for are read once, for all of them.
+        """
+        asked_NG = np.zeros((len(self.cache.length_N), len(self.names)), bool)
+        for g, row_R in rows.items():
+            asked_NG[row_R, g] = True
+        place_NG = asked_NG.cumsum(0) - 1
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        sets, of_N = np.unique(asked_NG, axis=0, return_inverse=True)
+        for s, asked_G in enumerate(sets):
+            together, users = np.flatnonzero(asked_G), np.flatnonzero(of_N == s)
+            for picked in self._like_lengths(users) if len(together) else ():
+                with autocast(self.towers):
+                    prefix, cached = self.cache.take(users[picked])
+                    query_1N = torch.from_numpy(together).to(self.towers.device)[None]
+                    stream_BNXO, own_BNZ = self.towers.streams(
+                        prefix, self.tokens, query_1N, prompt_GKD[query_1N], cached
+                    )
+                    mixed_BNO = self.towers.head.mix(stream_BNXO, self.share_X)
+                for n, g in enumerate(together.tolist()):
+                    if g not in found:
+                        size = int(place_NG[-1, g]) + 1
+                        found[g] = (
+                            mixed_BNO.new_empty(size, *mixed_BNO.shape[2:]),
+                            own_BNZ.new_empty(size, *own_BNZ.shape[2:]),
+                        )
+                    place_B = torch.from_numpy(place_NG[users[picked], g]).to(mixed_BNO.device)
+                    found[g][0][place_B], found[g][1][place_B] = mixed_BNO[:, n], own_BNZ[:, n]
+        back = {g: torch.from_numpy(place_NG[row_R, g]) for g, row_R in rows.items()}
+        return {g: (mixed_XO[back[g]], own_XZ[back[g]]) for g, (mixed_XO, own_XZ) in found.items()}
 
     def _class_means(self, prompt_GKD: Tensor) -> Tensor:
         """[G, C, O] where the prototypes start: the mean base embedding of some training users of each class."""
         most = max(classes for _, classes in self._classes)
         mean_GCO = prompt_GKD.new_zeros(len(self.names), most, self.towers.dim)
-        for g, (name, classes) in enumerate(self._classes):
-            row_R, class_R = self._draw(name, 0, START * classes)
-            user_RO = self._embed_all(g, row_R, prompt_GKD)
-            for c in range(classes):
+        drawn = [self._draw(name, 0, START * classes) for name, classes in self._classes]
+        told = self._told({g: row_R for g, (row_R, _) in enumerate(drawn)}, prompt_GKD)
+        for g, (_, class_R) in enumerate(drawn):
+            user_RO, _ = told[g]
+            for c in range(self._classes[g][1]):
                 mean_GCO[g, c] = user_RO[class_R == c].mean(0)
         return F.normalize(mean_GCO, dim=-1)
 
@@ -308,9 +325,10 @@ class Tuning:
         """Try the prototypes on validation users, and keep what is a scenario's best so far."""
         loss, auc, learned = {}, {}, self.learned
         prototype_GCO = F.normalize(learned.prototype_GCO, dim=-1)
+        rows = {g: self.labelled[name].validation_row for g, name in enumerate(self.names)}
+        told = self._told(rows, learned.prompt_GKD)
         for g, (name, classes) in enumerate(self._classes):
-            part, prototype_CO = self.labelled[name], prototype_GCO[g, :classes]
-            user_RO = self._embed_all(g, part.validation_row, learned.prompt_GKD)
+            part, prototype_CO, (user_RO, _) = self.labelled[name], prototype_GCO[g, :classes], told[g]
             class_R = torch.from_numpy(part.validation_label).to(user_RO.device)
             by_class = [
                 losses.prototypical(

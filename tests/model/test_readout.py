@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,18 +14,43 @@ from hypothesis import strategies as st
 from qanchor.events.profiles import DAY
 from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
-from qanchor.model.batch import COUNT_FEATURES, TALLY, collate
+from qanchor.model.batch import COUNT_FEATURES, FOR_FORESTS, FOR_LINES, TALLY, collate
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.readout import LINES, directions, written
-from qanchor.model.tally import COUNT_PLACES, COUNTS, HABIT_COUNTS, HABIT_PLACES, SHARE, SIZE, habits, tally
+from qanchor.model.readout import CUTS, LEAVES, Readout, directions, written
+from qanchor.model.tally import COUNT_PLACES, COUNTS, HABIT_COUNTS, HABIT_PLACES, SHARE, SIZE, amounts, habits, tally
 from qanchor.probe.linear import REACH
 
 KEPT = np.array([8, 6])
 QUERIES = ["will this user buy coffee soon?", "concert"]
+OWN = 7
 
 
-def readout(lines: int, width: int) -> torch.Tensor:
-    return torch.cat([torch.randn(1, width), torch.rand(1, width) + 0.5, torch.randn(lines, width)])
+def readout(classes: int, trees: int = 5) -> Readout:
+    """Of random lines, and trees whose cuts are met by some amounts and not by others."""
+    width = TALLY - FOR_LINES.start + OWN
+    lines = torch.cat([torch.randn(1, width), torch.rand(1, width) + 0.5, 0.1 * torch.randn(classes, width)])
+    feature = torch.randint(FOR_FORESTS.stop, (classes, trees, CUTS))
+    return Readout(lines, feature, torch.randn(classes, trees, CUTS), torch.randn(classes, trees, LEAVES))
+
+
+def known(users: int, suffixes: int):
+    embedding = torch.nn.functional.normalize(torch.randn(users, suffixes, 16), dim=-1)
+    return torch.randn(users, TALLY), torch.randn(users, suffixes, OWN), embedding
+
+
+def slowly(one: Readout, tally_Y, own_Z) -> list[float]:
+    """What a readout says of each class, cut by cut, in float64."""
+    known_V = torch.cat([tally_Y[FOR_LINES], own_Z]).double()
+    mean, scale, *lines = one.line_RV.double()
+    standard = ((known_V - mean) * scale).clamp(-REACH, REACH)
+    said = [float(standard @ line) for line in lines]
+    for c, trees in enumerate(zip(one.feature_CTK, one.threshold_CTK, one.leaf_CTL, strict=True)):
+        for feature, threshold, leaf in zip(*trees, strict=True):
+            k = 0
+            while k < CUTS:
+                k = 2 * k + (1 if tally_Y[FOR_FORESTS][feature[k]] <= threshold[k] else 2)
+            said[c] += float(leaf[k - CUTS])
+    return said
 
 
 def test_directions_are_orthonormal():
@@ -32,41 +59,49 @@ def test_directions_are_orthonormal():
         torch.testing.assert_close(own @ own.T, torch.eye(8), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("lines", [1, 3])
-def test_an_embedding_holds_the_readout_along_its_directions_and_the_rest_as_it_was(lines):
+@pytest.mark.parametrize("classes", [1, 3])
+def test_an_embedding_holds_the_readout_along_its_directions_and_the_rest_as_it_was(classes):
     torch.manual_seed(0)
-    known, embedding = torch.randn(5, 2, 7), torch.nn.functional.normalize(torch.randn(5, 2, 16), dim=-1)
-    own = readout(lines, 7)
-    told = written(own, known, embedding)
-    along = directions(lines, 16)
-    for b in range(5):  # slowly, in float64
-        standard = ((known[b, 1].double() - own[0].double()) * own[1].double()).clamp(-REACH, REACH)
+    one, (tally_BY, own_BNZ, embedding) = readout(classes), known(5, 2)
+    told = written(Readout.stack([one, one], torch.device("cpu")), tally_BY, own_BNZ, embedding)
+    along = directions(classes, 16).double()
+    for b in range(5):
         rest = embedding[b, 1].double()
-        rest = rest - sum((rest @ d.double()) * d.double() for d in along)
-        rest = rest / rest.norm()
-        whole = rest + sum((standard @ own[LINES + c].double()) * along[c].double() for c in range(lines))
+        rest = rest - sum((rest @ d) * d for d in along)
+        said = slowly(one, tally_BY[b], own_BNZ[b, 1])
+        whole = rest / rest.norm() + sum(s * d for s, d in zip(said, along, strict=True))
         torch.testing.assert_close(told[b, 1].double(), whole / whole.norm(), atol=1e-5, rtol=0)
 
 
-def test_a_suffix_without_lines_keeps_its_embedding():
+def test_suffixes_say_the_same_beside_others_of_more_classes_and_trees():
     torch.manual_seed(0)
-    known, embedding = torch.randn(4, 2, 7), torch.nn.functional.normalize(torch.randn(4, 2, 16), dim=-1)
-    both = torch.stack([readout(1, 7), torch.zeros(LINES + 1, 7)])
-    told = written(both, known, embedding)
-    assert not torch.allclose(told[:, 0], embedding[:, 0], atol=1e-2)
+    device, (tally_BY, own_BNZ, embedding) = torch.device("cpu"), known(4, 3)
+    each = [readout(1, 3), Readout.none(), readout(3, 6)]
+    together = Readout.stack(each, device)
+    told = written(together, tally_BY, own_BNZ, embedding)
+    for n, one in enumerate(each):
+        alone = written(Readout.stack([one], device), tally_BY, own_BNZ[:, n : n + 1], embedding[:, n : n + 1])
+        torch.testing.assert_close(told[:, n], alone[:, 0], atol=1e-6, rtol=0)
     torch.testing.assert_close(told[:, 1], embedding[:, 1], atol=1e-6, rtol=0)
+    assert not torch.allclose(told[:, 0], embedding[:, 0], atol=1e-2)
+    own_BN = torch.tensor([[2, 0], [0, 1], [1, 2], [0, 0]])
+    row_B1 = torch.arange(4)[:, None]
+    taken = written(together.take(own_BN), tally_BY, own_BNZ[row_B1, own_BN], embedding[row_B1, own_BN])
+    torch.testing.assert_close(taken, told[row_B1, own_BN], atol=1e-6, rtol=0)
 
 
 def test_paths_agree_where_scenarios_have_readouts_of_several_classes_or_none(tmp_path):
     towers, profiles = tiny_towers(), random_profiles(12)
-    width, fingerprint = sum(towers.known), persistence.fingerprint(towers)
+    fingerprint = persistence.fingerprint(towers)
     torch.manual_seed(1)
-    prompts = {
-        name: SoftPrompt(
-            name, QUERIES[0], towers.prompt.detach(), torch.zeros(2, 16), fingerprint, readout_RY=0.1 * lines
+    prompts = {}
+    for name, one in (("coffee", readout(1)), ("much", readout(3))):
+        width = TALLY - FOR_LINES.start + sum(towers.own)
+        wide = torch.nn.functional.pad(one.line_RV, (0, width - one.line_RV.shape[1]))
+        own = replace(one, line_RV=wide)
+        prompts[name] = SoftPrompt(
+            name, QUERIES[0], towers.prompt.detach(), torch.zeros(2, 16), fingerprint, readout=own
         )
-        for name, lines in (("coffee", readout(1, width)), ("much", readout(3, width)))
-    }
     model = QAnchor(towers, prompts)
     packed, cached, plain = (
         model.embed(profiles, ["coffee", "much"], QUERIES, path=path) for path in ("packed", "cached", "plain")
@@ -126,3 +161,19 @@ def test_habits_are_counts_of_what_events_have_in_common_and_their_shares():
     np.testing.assert_array_equal(alone[0], told[1])
     np.testing.assert_array_equal(alone[1], told[0])  # a hundred weeks later, the same habits
     assert habits(1, *(np.zeros(0, kind) for kind in (int, int, int, float, float))).sum() == 0
+
+
+def test_amounts_are_the_features_of_groups_that_have_a_place_alone_and_sums_of_those_that_share_one():
+    rng = np.random.default_rng(0)
+    feature = rng.random((6, 3)).astype(np.float32)
+    owner, code = np.array([0, 0, 1, 1, 1, 3]), np.array([5, 9, 5, 9, 400, 5])
+    told = amounts(4, 64, owner, code, feature).reshape(4, 64, 3)
+    place = {
+        c: np.flatnonzero(amounts(1, 64, np.array([0]), np.array([c]), np.ones((1, 1), np.float32))[0])[0]
+        for c in (5, 9, 400)
+    }
+    assert len(set(place.values())) == 3
+    for b, c, own in zip(owner, code, feature, strict=True):
+        np.testing.assert_allclose(told[b, place[c]], own)
+    assert not told[2].any()
+    np.testing.assert_allclose(amounts(4, 1, owner, code, feature)[1], feature[2:5].sum(0), rtol=1e-6)

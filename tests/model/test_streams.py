@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from conftest import random_profiles, tiny_towers
 
 from qanchor.events.profiles import CODES, Texts
 from qanchor.model.batch import collate
-from qanchor.model.head import STREAMS, Head
+from qanchor.model.head import PROMPTED, STREAMS, Head
 from qanchor.model.prompts import Prompts, SoftPrompt
 
 
@@ -42,18 +41,17 @@ def test_a_mix_is_the_weighted_sum_of_centred_streams_at_unit_length():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("stream", range(len(STREAMS)))
-def test_a_soft_prompt_says_how_much_of_each_stream(stream):
+def test_a_tuned_scenario_has_its_own_share_of_each_stream_and_others_the_usual():
     towers = tiny_towers(live=False)
     profiles = random_profiles()
     batch = collate(profiles, np.arange(4), np.array([8, 6]))
     prefix = towers.prefix(batch, towers.text_encoder.index(profiles.texts.text))
     queries, query = towers.tokens(["coffee?", "a concert?", "rent"], "left"), torch.arange(3).expand(4, 3)
-    share = torch.tensor([3.0 if s == stream else 1.0 for s in range(len(STREAMS))])
-    own = SoftPrompt("coffee", "coffee?", towers.prompt.detach(), torch.zeros(2, 16), "", share)
+    tuned, untuned = (SoftPrompt("", "", towers.prompt.detach(), own * torch.ones(2, 16), "") for own in (1, 0))
     streams, _ = towers.streams(prefix, queries, query)
-    mixed = towers.anchor(prefix, queries, query, Prompts.of([own, None, None], towers.prompt))
+    mixed = towers.anchor(prefix, queries, query, Prompts.of([tuned, untuned, None], towers.prompt))
     base = towers.anchor(prefix, queries, query)
+    share = torch.tensor(PROMPTED)
     torch.testing.assert_close(mixed[:, 0], towers.head.mix(streams, share)[:, 0], atol=1e-6, rtol=0)
     torch.testing.assert_close(mixed[:, 1:], base[:, 1:], atol=1e-6, rtol=0)
     assert not torch.allclose(mixed[:, 0], base[:, 0], atol=1e-3)
