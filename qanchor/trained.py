@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 
 from qanchor.config import Config
+from qanchor.events import atomic
 from qanchor.inference.attention import modality_attention
 from qanchor.inference.engine import QAnchor
 from qanchor.pipeline import Project
@@ -110,11 +111,11 @@ def _like(run: Project, settings: Config, folder: Path) -> Project:
 
 def _take(there: Path, here: Path, stages: tuple[str, ...], folders: tuple[str, ...]) -> None:
     """What another run folder has done: copies of its stamps, links to what it made."""
-    (here / "stages").mkdir(parents=True, exist_ok=True)
     for name in folders:
         _link(there / name, here / name)
     for name in stages:
-        shutil.copy(there / "stages" / f"{name}.json", here / "stages" / f"{name}.json")
+        # in one step: another process may be reading it
+        atomic.write(here / "stages" / f"{name}.json", (there / "stages" / f"{name}.json").read_bytes())
 
 
 def _borrow(pretrained: Path, own: Path) -> None:

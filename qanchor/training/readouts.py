@@ -5,7 +5,8 @@ own, and the tally's amounts by a forest. What they say, in log odds, is added u
 widest of them drowns the others. Training users fit; penalties, the number of trees, and how far each is to be believed
 are decided by users and days that it has not seen (`folds.py`; docs/decisions/0010-readout.md, 0011-forest.md).
 
-Shapes: R rows, Y numbers of a tally, Z numbers of a suffix's own, V that lines read, C classes read, P penalties.
+Shapes: R rows, Y numbers of a tally, Z numbers of a suffix's own, V that lines read, C classes read, P parts that are
+asked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from qanchor.model.batch import FOR_FORESTS, FOR_LINES
 from qanchor.model.readout import LINES, Readout, alike, by_forest
@@ -30,10 +32,13 @@ CLASSES = 16
 """Scenarios of more classes have no readout: an embedding has better uses for its numbers."""
 PENALTIES = np.logspace(-3, 0.5, 8)
 """Tried weights of half a line's squared norm against the mean log loss."""
+EQUAL = 0.01
+"""How much the parts' shares are drawn to equal ones; from a third to twice that is level."""
 TOLERANCE = 1e-3
 """Ten times a probe's, for half of its time: no AUC differs by more than .001."""
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
@@ -60,13 +65,16 @@ def fitted(
     parts = np.split(np.arange(known_RV.shape[1]), np.cumsum([known_RV.shape[1] - own_RZ.shape[1], *widths[:-1]]))
     mean_V, scale_V = standard(known_RV[train])
     standard_RV = ((known_RV - mean_V) * scale_V).clip(-REACH, REACH)
+    asked = [(part, standard_RV[:, part], Basis(standard_RV[np.ix_(train, part)])) for part in parts]
     line_CV = np.zeros((len(labels), known_RV.shape[1]), np.float32)
-    for part in parts:
-        X = standard_RV[:, part]
-        basis = Basis(X[train])
-        for line_V, label_R in zip(line_CV, labels, strict=True):
-            line_V[part] = _line(X, label_R, train, parted, basis)
-    grown = [_forest(tally_RY[:, FOR_FORESTS], label_R, train, parted) for label_R in labels]
+    grown = []
+    for line_V, label_R in zip(line_CV, labels, strict=True):
+        lines = [_line(X, label_R, train, parted, basis) for _, X, basis in asked]
+        feature_TK, threshold_TK, leaf_TL, told = forests.grown(tally_RY[:, FOR_FORESTS], label_R, train, parted)
+        *weights, weight = _believed([*(said for _, said in lines), told], label_R, parted)
+        for (part, _, _), (coefficient_V, _), own in zip(asked, lines, weights, strict=True):
+            line_V[part] = own * coefficient_V
+        grown.append([torch.from_numpy(tensor) for tensor in (feature_TK, threshold_TK, weight * leaf_TL)])
     feature_CTK, threshold_CTK, leaf_CTL = (torch.stack(alike(each)) for each in zip(*grown, strict=True))
 
     row_RV = torch.from_numpy(np.concatenate([mean_V[None], scale_V[None], line_CV]))
@@ -78,8 +86,8 @@ def fitted(
     return replace(readout, leaf_CTL=leaf_CTL * scale_C[:, None, None])
 
 
-def _line(X: Floats, label_R: Floats, train: Ints, parted: Sequence[Fold], basis: Basis) -> Floats:
-    """[V] a regression's coefficients at the best of `PENALTIES`, as far as they are believed."""
+def _line(X: Floats, label_R: Floats, train: Ints, parted: Sequence[Fold], basis: Basis) -> tuple[Floats, list[Floats]]:
+    """[V] a regression's coefficients at the best of `PENALTIES`, and what each fold's says of those it judges."""
 
     def path(rows: Ints) -> Floats:
         once = np.ones((len(rows), len(PENALTIES)), np.float32)
@@ -88,27 +96,41 @@ def _line(X: Floats, label_R: Floats, train: Ints, parted: Sequence[Fold], basis
     told = [X[fold.validation] @ path(fold.train) for fold in parted]
     auc_FP = [[auc(label_R[fold.validation], score) for score in of.T] for fold, of in zip(parted, told, strict=True)]
     best = int(np.argmax(np.average(auc_FP, 0, [len(fold.validation) for fold in parted])))
-    return path(train)[:, best] * _slope([of[:, best] for of in told], label_R, parted)
+    return path(train)[:, best], [of[:, best] for of in told]
 
 
-def _forest(amount_RA: Floats, label_R: Floats, train: Ints, parted: Sequence[Fold]) -> list[Tensor]:
-    """Features, thresholds and leaves of a forest, as far as it is believed."""
-    feature_TK, threshold_TK, leaf_TL, told = forests.grown(amount_RA, label_R, train, parted)
-    slope = np.float32(_slope(told, label_R, parted))
-    return [torch.from_numpy(tensor) for tensor in (feature_TK, threshold_TK, leaf_TL * slope)]
+def _believed(told: Sequence[Sequence[Floats]], label_R: Floats, parted: Sequence[Fold]) -> Floats:
+    """[P] by how much to multiply what each part says, in log odds, so that the sum is true of those whom the folds
+    judge.
+
+    Each part is first brought to scale by itself (Platt, 1999); their shares are then those of a logistic regression,
+    none below zero, that is drawn to equal ones.
+    """
+    judged = np.concatenate([fold.validation for fold in parted])
+    score_RP = np.stack([np.concatenate([of - of.mean() for of in part]) for part in told], 1).astype(np.float64)
+    deviation_P = np.maximum(score_RP.std(0), 1e-9)
+    unit_RP = score_RP / deviation_P
+    scale_P = np.concatenate([_weights(unit_R1, label_R[judged], 0.0, 1e-6) for unit_R1 in unit_RP.T[:, :, None]])
+    share_P = _weights(unit_RP * scale_P, label_R[judged], 1 / len(told), EQUAL)
+    return (scale_P * share_P / deviation_P).astype(np.float32)
 
 
-def _slope(told: Sequence[Floats], label_R: Floats, parted: Sequence[Fold]) -> float:
-    """By how much to multiply log odds so that they are those of users and days that were not learned from (Platt,
-    1999); 0 for what says nothing of them."""
-    score_R = np.concatenate(told).astype(np.float32)[:, None]
-    label_R = label_R[np.concatenate([fold.validation for fold in parted])]
-    deviation = float(score_R.std())
-    if deviation < 1e-9:
-        return 0.0
-    unit_R = (score_R - score_R.mean()) / deviation
-    once = np.ones((len(unit_R), 1), np.float32)
-    return max(0.0, float(fit(unit_R, label_R, once, np.array([1e-4]), Basis(unit_R))[0, 0]) / deviation)
+def _weights(X: Doubles, y: Floats, prior: float, penalty: float) -> Doubles:
+    """[D] coefficients of a logistic regression, none below zero, that half their squared distance to `prior` costs
+    `penalty` against the mean log loss."""
+    sign = np.where(y > 0, 1.0, -1.0)
+
+    def loss(point: Doubles) -> tuple[float, Doubles]:
+        margin = sign * (point[0] + X @ point[1:])
+        pull = -sign * expit(-margin) / len(y)
+        off = point[1:] - prior
+        value = np.logaddexp(0, -margin).mean() + penalty / 2 * (off @ off)
+        return float(value), np.concatenate([[pull.sum()], X.T @ pull + penalty * off])
+
+    start, bounds = np.full(1 + X.shape[1], prior), [(None, None), *[(0, None)] * X.shape[1]]
+    start[0] = 0
+    found: Doubles = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[1:]
+    return found
 
 
 def _asked(training_R: Ints, validation_R: Ints) -> Ints:
