@@ -112,7 +112,8 @@ def _believed(told: Sequence[Sequence[Floats]], label_R: Floats, parted: Sequenc
     unit_RP = score_RP / deviation_P
     scale_P = np.concatenate([_weights(unit_R1, label_R[judged], 0.0, 1e-6) for unit_R1 in unit_RP.T[:, :, None]])
     share_P = _weights(unit_RP * scale_P, label_R[judged], 1 / len(told), EQUAL)
-    return (scale_P * share_P / deviation_P).astype(np.float32)
+    believed: Floats = (scale_P * share_P / deviation_P).astype(np.float32)
+    return believed
 
 
 def _weights(X: Doubles, y: Floats, prior: float, penalty: float) -> Doubles:
