@@ -30,7 +30,7 @@ class Boosted:
         try:
             import lightgbm
         except ImportError:
-            raise ModelError("LightGBM is not installed: pip install 'qanchor[bench]'") from None
+            raise ModelError("LightGBM is not installed: pip install lightgbm") from None
         training = lightgbm.Dataset(X, y, params={"verbosity": -1, "max_bin": 63}, free_raw_data=False)
         validation = training.create_valid(X_validation, y_validation)
         best = -np.inf

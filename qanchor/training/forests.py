@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import lightgbm
 import numpy as np
 import numpy.typing as npt
 
+from qanchor.errors import TrainingError
 from qanchor.model.readout import CUTS, DEPTH, LEAVES
 from qanchor.training.folds import Fold
 
@@ -57,7 +57,17 @@ def grown(
     Args:
         label_R: 0 or 1.
         train: numbers of the rows that the forest learns from; `folds` decide how many trees it has.
+
+    Raises:
+        TrainingError: LightGBM cannot be loaded.
     """
+    try:  # here: a model is read and served without it
+        import lightgbm
+    except (ImportError, OSError) as error:
+        raise TrainingError(
+            f"LightGBM, which grows the forests of readouts, cannot be loaded ({error}): pip install lightgbm; "
+            "on macOS it also wants `brew install libomp`"
+        ) from None
     varied_F = np.flatnonzero(amount_RA[train].std(0) > 0)  # most places are empty: nothing to look through
     varied_F = varied_F if len(varied_F) else np.zeros(1, np.int64)
     X = amount_RA[:, varied_F]
