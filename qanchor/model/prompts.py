@@ -1,4 +1,4 @@
-"""Soft prompts: what tuning learns for one scenario, a few KB, tied to the model that it was learned on.
+"""Soft prompts: what tuning learns for one scenario, some tens of KB, tied to the model that it was learned on.
 
 Shapes: K prompt vectors, D width of the backbone, C classes, O width of an embedding, X streams that it is mixed of; B
 users, N suffixes of each.

@@ -12,7 +12,7 @@ from qanchor.serving import inbox as inboxes
 from qanchor.serving.inbox import Arrival, Inbox
 from qanchor.serving.reader import QUERY_SETS
 
-LIMIT = 40_000
+LIMIT = 80_000
 """Bytes of warm users: about half of them."""
 
 
