@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import lightgbm
 import numpy as np
+import pytest
 import torch
 
+from qanchor.errors import TrainingError
 from qanchor.model.batch import FOR_FORESTS, TALLY
 from qanchor.model.readout import LINES, Readout, by_forest
 from qanchor.training import forests
@@ -43,6 +47,13 @@ def test_where_there_is_nothing_to_cut_a_tree_is_one_leaf():
     X, y, row = np.zeros((60, 3), np.float32), np.arange(60, dtype=np.float32) % 2, np.arange(60)
     *tensors, _ = forests.grown(X, y, row, [Fold(row, row)])
     assert np.isfinite(said(tensors, X)).all()
+
+
+def test_without_lightgbm_the_message_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    X, row = np.zeros((4, 1), np.float32), np.arange(4)
+    with pytest.raises(TrainingError, match=r"cannot be loaded .*pip install lightgbm; on macOS .*libomp"):
+        forests.grown(X, np.array([0, 1, 0, 1], np.float32), row, [Fold(row, row)])
 
 
 def test_thresholds_keep_singles_on_their_side():
