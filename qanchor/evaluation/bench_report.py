@@ -127,8 +127,8 @@ def _attention(bench: Bench) -> str:
         panels,
         "Share of the attention to the prefix that each modality gets, mean over test users: grey above for base, blue "
         "below for tuned, and on the right by how many percent tuning changed it. A modality that "
-        "grows is one that the scenario's soft prompt has the model look at more; nothing moves where no tuned prompt "
-        "was better than the one that all share. Attention tells where a model looks, not what it makes of it.",
+        "grows is one that the scenario's soft prompt has the model look at more. Attention tells where a model looks, "
+        "not what it makes of it.",
     )
 
 
