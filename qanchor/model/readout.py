@@ -74,7 +74,8 @@ class Readout:
 def written(readout: Readout, tally_BY: Tensor, own_BNZ: Tensor, embedding_BNO: Tensor) -> Tensor:
     """[B, N, O] unit-length embeddings with what the readouts ([1 or B, N]) read.
 
-    Suffixes that read fewer classes than others have lines of zeros, and keep what they hold in their directions.
+    Suffixes that read fewer classes than others have lines and leaves of zeros, and keep what they hold in their
+    directions.
     """
     line_BNCV = readout.line_RV[..., LINES:, :]
     if not line_BNCV.shape[-2]:
@@ -82,7 +83,7 @@ def written(readout: Readout, tally_BY: Tensor, own_BNZ: Tensor, embedding_BNO: 
     with torch.autocast(own_BNZ.device.type, enabled=False):
         said_BNC = _by_lines(readout.line_RV, tally_BY, own_BNZ) + by_forest(readout, tally_BY)
         direction_CO = directions(said_BNC.shape[-1], embedding_BNO.shape[-1]).to(said_BNC)
-        used_BNC = (line_BNCV != 0).any(-1).to(said_BNC)
+        used_BNC = ((line_BNCV != 0).any(-1) | (readout.leaf_CTL != 0).flatten(-2).any(-1)).to(said_BNC)
         held_BNC = embedding_BNO.float() @ direction_CO.T * used_BNC
         rest_BNO = F.normalize(embedding_BNO.float() - held_BNC @ direction_CO, dim=-1)
         unit_BNO: Tensor = F.normalize(rest_BNO + (said_BNC * used_BNC) @ direction_CO, dim=-1)

@@ -192,7 +192,7 @@ class Tuning:
         """Each scenario's best prompt with its readout, and the class means of the embeddings that they make."""
         for start in range(0, len(self.names), TOGETHER):
             some = range(start, min(start + TOGETHER, len(self.names)))
-            by_whom = [self._judges(g) for g in some]
+            by_whom = [self._fitted_by(g) for g in some]
             rows = {g: row_R for g, (row_R, _, _) in zip(some, by_whom, strict=True)}
             told = self._told(rows, self.learned.best_prompt_GKD)
             for g, (row_R, class_R, split_R) in zip(some, by_whom, strict=True):
@@ -212,7 +212,7 @@ class Tuning:
         name, prompt_KD = self.names[g], self.learned.best_prompt_GKD[g]
         return SoftPrompt(name, self.queries[name], prompt_KD, F.normalize(mean_CO, dim=-1), "", readout)
 
-    def _judges(self, g: int) -> tuple[Ints, Ints, npt.NDArray[np.str_]]:
+    def _fitted_by(self, g: int) -> tuple[Ints, Ints, npt.NDArray[np.str_]]:
         """Rows of the cache, classes and splits of the users whom a scenario's readout is fitted by."""
         part = self.labelled[self.names[g]]
         rng = np.random.default_rng((self.seed, zlib.crc32(self.names[g].encode())))

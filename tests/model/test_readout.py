@@ -16,7 +16,7 @@ from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
 from qanchor.model.batch import COUNT_FEATURES, FOR_FORESTS, FOR_LINES, TALLY, collate
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.readout import CUTS, LEAVES, Readout, directions, written
+from qanchor.model.readout import CUTS, LEAVES, LINES, Readout, directions, written
 from qanchor.model.tally import COUNT_PLACES, COUNTS, HABIT_COUNTS, HABIT_PLACES, SHARE, SIZE, amounts, habits, tally
 from qanchor.probe.linear import REACH
 
@@ -88,6 +88,17 @@ def test_suffixes_say_the_same_beside_others_of_more_classes_and_trees():
     row_B1 = torch.arange(4)[:, None]
     taken = written(together.take(own_BN), tally_BY, own_BNZ[row_B1, own_BN], embedding[row_B1, own_BN])
     torch.testing.assert_close(taken, told[row_B1, own_BN], atol=1e-6, rtol=0)
+
+
+def test_a_forest_is_heard_where_no_line_is_believed():
+    torch.manual_seed(0)
+    one, (tally_BY, own_BNZ, embedding) = readout(1), known(5, 1)
+    one.line_RV[LINES:] = 0
+    told = written(Readout.stack([one], torch.device("cpu")), tally_BY, own_BNZ, embedding)
+    along_O = directions(1, 16)[0]
+    for b in range(5):
+        said = slowly(one, tally_BY[b], own_BNZ[b, 0])[0]
+        assert float(told[b, 0] @ along_O) == pytest.approx(said / (1 + said**2) ** 0.5, abs=1e-5)
 
 
 def test_paths_agree_where_scenarios_have_readouts_of_several_classes_or_none(tmp_path):
