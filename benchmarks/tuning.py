@@ -33,7 +33,8 @@ from qanchor.model.prefixes import PrefixCache
 from qanchor.model.towers import Towers
 from qanchor.pipeline import TRAINING_SPLITS, Project
 from qanchor.training.pretrain import autocast
-from qanchor.training.tune import Labelled, TuneStep, Tuning
+from qanchor.training.sample import Labelled
+from qanchor.training.tune import TuneStep, Tuning
 
 TARGET = 30.0
 T = TypeVar("T")
@@ -119,7 +120,7 @@ def tune(
     """Seconds of one run: its start, its steps, its checks of validation users."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Tune(steps=steps, validate_every=max(1, steps // 5))
-        start, tuning = timed(lambda: Tuning(towers, cache, queries, part, as_of, settings, 0, Path(folder)))
+        start, tuning = timed(lambda: Tuning(towers, cache, queries, part, as_of, {}, settings, 0, Path(folder)))
         spent = {"steps": 0.0, "checks": 0.0}
         last, busy = time.perf_counter(), time.process_time()
         for done in tuning.run():

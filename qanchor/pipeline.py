@@ -39,9 +39,12 @@ from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
 from qanchor.stages import Stages, listed, listing
 from qanchor.storage import Place
+from qanchor.training import counted
+from qanchor.training.counted import Counted
 from qanchor.training.pairs import Pairs
 from qanchor.training.pretrain import Corpus, Pretraining, Step
-from qanchor.training.tune import Labelled, TuneCheck, Tuning
+from qanchor.training.sample import Labelled
+from qanchor.training.tune import TuneCheck, Tuning
 from qanchor.useru import build, dataset, show
 from qanchor.useru.cohorts import Interviewer
 from qanchor.useru.statements import Framing
@@ -247,17 +250,56 @@ class Project:
             f"Use: `QAnchor.from_pretrained(folder).embed(profiles, queries=[...])`.\n"
         )
 
+    @cached_property
+    def labelled(self) -> dict[str, Labelled]:
+        """Each scenario's labelled users, by their numbers among the rows of `TRAINING_SPLITS`."""
+        rows, found = self.rows(*TRAINING_SPLITS), {}
+        place = [np.flatnonzero(np.isin(rows, self.rows(split))) for split in TRAINING_SPLITS]
+        for name, y in self.labels.items():
+            own = [part[np.isfinite(y[rows[part]])] for part in place]
+            found[name] = Labelled(*(x for part in own for x in (part, y[rows[part]].astype(np.int64))))
+        return found
+
+    @property
+    def _labels(self) -> dict[str, Any]:
+        """What labels are made from, beside events."""
+        rules = {name: s.model_dump(include={"label", "labels"}) for name, s in self.config.scenarios.items()}
+        files = [storage.place(s.labels, self.config.root) for s in self.config.scenarios.values() if s.labels]
+        return {"scenarios": rules, "labels": listing(files)}
+
+    def count(self) -> None:
+        """What counting alone says of each scenario: the part of readouts that no model changes."""
+        self.ingest()
+        inputs = self._labels | {
+            "windows": self.config.windows.model_dump(),
+            "users": self.config.users.model_dump(),
+            "modalities": {name: m.model_dump() for name, m in self.config.modalities.items()},
+            "version": __version__,
+        }
+        self.stages.run("count", inputs, ("ingest",), self._count)
+
+    def _count(self, digest: str) -> None:
+        past, folder = self.past.take(self.rows(*TRAINING_SPLITS)), self.out / "counted" / digest
+        able = {name: part.sample(past.as_of) for name, part in self.labelled.items() if not part.lacking}
+        with self.stages.progress("count", len(able)) as advance:
+            for name in counted.fit_all(past, able, folder, torch.get_num_threads()):
+                advance(1, name)
+
     def tune(self) -> None:
         """A soft prompt for every scenario, on the labels of training users, kept by validation users."""
         self.pretrain()
+        by_count = ("count",) if self.config.model.user_token else ()
+        if by_count:
+            self.count()
         inputs = {
             "tune": self.config.training.tune.model_dump(exclude={"cache_gb"}),
-            "scenarios": {name: s.model_dump(exclude={"statements"}) for name, s in self.config.scenarios.items()},
-            "labels": listing(
-                [storage.place(s.labels, self.config.root) for s in self.config.scenarios.values() if s.labels]
-            ),
+            "queries": {name: scenario.query for name, scenario in self.config.scenarios.items()},
+            **self._labels,
         }
-        self.stages.run("tune", inputs, ("pretrain",), self._tune)
+        self.stages.run("tune", inputs, ("pretrain", *by_count), self._tune)
+
+    def _counted(self, name: str) -> Path:
+        return self.out / "counted" / self.stages.digests["count"] / f"{name}.safetensors"
 
     def _tune(self, digest: str) -> None:
         if not self.config.scenarios:
@@ -268,11 +310,7 @@ class Project:
         with self.stages.progress("prefixes", len(rows)) as advance:
             parts = QAnchor(towers).prefixes(self.past.take(rows), lambda n: advance(n, ""))
             cache = PrefixCache(parts, settings.cache_gb, folder)
-        place = {split: np.flatnonzero(np.isin(rows, self.rows(split))) for split in TRAINING_SPLITS}
-        labelled, prompts = {}, {}
-        for name, y in self.labels.items():
-            own = [(part[np.isfinite(y[rows[part]])]) for part in place.values()]
-            labelled[name] = Labelled(*(x for part in own for x in (part, y[rows[part]].astype(np.int64))))
+        labelled, prompts = dict(self.labelled), {}
         queries = {name: s.query for name, s in self.config.scenarios.items()}
         for name, part in list(labelled.items()):
             if part.lacking:
@@ -281,8 +319,11 @@ class Project:
                 prompts[name] = SoftPrompt(name, queries[name], towers.prompt, nothing, fingerprint)
                 del labelled[name]
         if labelled:
+            said = (
+                {name: Counted.load(self._counted(name)) for name in labelled} if self.config.model.user_token else {}
+            )
             as_of_N, seed = self.past.as_of[rows], self.config.training.seed
-            tuning = Tuning(towers, cache, queries, labelled, as_of_N, settings, seed, folder)
+            tuning = Tuning(towers, cache, queries, labelled, as_of_N, said, settings, seed, folder)
             check = ""
             with self.stages.progress("tune", settings.steps) as advance:
                 for done in tuning.run():

@@ -42,6 +42,10 @@ def trained(bench: Path, run: Project, settings: Config) -> Project:
     pretrained = _pretrained(bench, run, settings)
     own = _like(run, settings, pretrained / "tuned" / _digest(settings))
     _borrow(pretrained, own.out)
+    counted = run.out / "counted"
+    with _alone(counted):
+        run.count()
+    _take(run.out, own.out, ("count",), (counted.name,))
     own.embed_requests()
     return own
 

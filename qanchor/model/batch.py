@@ -34,7 +34,7 @@ from qanchor.model.tally import (
 )
 
 EVENT_FEATURES = 16
-COUNT_FEATURES = 8
+COUNT_FEATURES, VALUE_FEATURES = 8, 2
 AGE_DAYS = np.array([1, 2, 4, 8, 16, 32, 64])
 """Ages at `as_of` at which an event, and with the newest one the user's idle time, goes to the next bucket. Nothing
 that a model reads depends on `as_of` in any other way: a user changes when one of its events reaches an edge (D4)."""
@@ -44,7 +44,7 @@ DECAY_DAYS = (3.0, 14.0, 60.0, float("inf"))
 """Time scales at which a text's occurrences are counted; at the last one all count alike."""
 RHYTHM_FEATURES = 3
 TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS) + RHYTHM_FEATURES
-AMOUNTS = COUNT_FEATURES * (1 + MODALITY_PLACES + CATEGORY_PLACES)
+AMOUNTS = (COUNT_FEATURES + VALUE_FEATURES) * (1 + MODALITY_PLACES + CATEGORY_PLACES)
 PACE = TOTAL_FEATURES - COUNT_FEATURES + 2 * IDLE_BUCKETS
 TALLY = AMOUNTS + PACE + COUNT_PLACES + HABIT_PLACES
 """Numbers of a user's tally: amounts; decayed counts, rhythm and idle time; counts and habits step by step."""
@@ -89,8 +89,8 @@ class Batch:
     kind_count_GC: Tensor
     """How much there is of each category that a user has."""
     tally_BW: Tensor
-    """The same by age at `as_of`, as amounts and step by step, and the habits (tally.py); the decayed counts, the
-    rhythm, and the idle time."""
+    """The same by age at `as_of`, as amounts (values' mean and newest among them) and step by step, and the habits
+    (tally.py); the decayed counts, the rhythm, and the idle time."""
     idle_B: Tensor
     """Bucket of the time between the newest event and `as_of`."""
     slots: int
@@ -185,17 +185,16 @@ def collate(
     kind_owner, kind_code = np.divmod(kinds_of_users, CODES)
     counts = [totals[0], _count_features(cell, size * kinds, *told), _count_features(kind, len(kind_code), *told)]
     age = np.array([0, *AGE_DAYS])[age_buckets((part.as_of[owner] - time) / DAY)].astype(np.float64)
-    aged = [
-        _count_features(cells, many, time, age, value, part.text, TALLY_DAYS)
-        for cells, many in ((owner, size), (cell, size * kinds), (kind, len(kind_code)))
-    ]
+    groups = (owner, size), (cell, size * kinds), (kind, len(kind_code))
+    aged = [_count_features(cells, many, time, age, value, part.text, TALLY_DAYS) for cells, many in groups]
+    sized = [np.concatenate([n, _value_features(*of, part.value)], 1) for n, of in zip(aged, groups, strict=True)]
     user, own = np.arange(size), np.array([CODES + 1 + zlib.crc32(name.encode()) % CODES for name in part.modalities])
     owners, codes = [user, user.repeat(kinds), kind_owner], [np.full(size, CODES), np.tile(own, size), kind_code]
     since = np.eye(IDLE_BUCKETS)[idle]
     tallied: list[npt.NDArray[Any]] = [
-        aged[0],
-        amounts(size, MODALITY_PLACES, owners[1], codes[1], aged[1]),
-        amounts(size, CATEGORY_PLACES, owners[2], codes[2], aged[2]),
+        sized[0],
+        amounts(size, MODALITY_PLACES, owners[1], codes[1], sized[1]),
+        amounts(size, CATEGORY_PLACES, owners[2], codes[2], sized[2]),
         *totals[1:],
         since,
         since.cumsum(1),
@@ -309,6 +308,16 @@ def _count_features(
     newest[cell] = gap  # in time order, and the last one written stays
     sums = np.bincount(cell, weights=np.sign(value) * np.expm1(np.abs(value)), minlength=cells)
     return np.stack([*(np.log1p(c) for c in counts), 1 / (1 + newest), _signed_log(sums)], 1).astype(np.float32)
+
+
+def _value_features(cell: npt.NDArray[np.int64], cells: int, value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """[cells, 2] signed logs of the mean value and of the newest one, of the events that have one; 0 where none has."""
+    has = np.isfinite(value)
+    cell, exact = cell[has], value[has].astype(np.float64)
+    total, number = np.bincount(cell, exact, cells), np.bincount(cell, minlength=cells)
+    newest = np.zeros(cells)
+    newest[cell] = exact  # in time order, and the last one written stays
+    return _signed_log(np.stack([total / np.maximum(number, 1), newest], 1)).astype(np.float32)
 
 
 def _rhythm(profiles: Profiles, gap: npt.NDArray[np.float64], idle: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

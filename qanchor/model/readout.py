@@ -2,10 +2,12 @@
 
 128 numbers cannot hold a tally of two thousand and a reading of three hundred, and what a scenario needs of them its
 labels know. So beside its soft prompt a scenario learns for each class (one for two classes) a linear function of all
-of it, and a forest over the tally's amounts; its embedding is u = normalise(m + s d): m is what it was mixed of, less
-what that had along the direction d, at unit length, and s what line and forest say together, of unit variance. Every
-number of the embedding has a share of s, so that a probe finds it before all that a single number says.
-`training/readouts.py` fits it; docs/decisions/0010-readout.md and 0011-forest.md have what it brings.
+of it, and a forest over the tally's amounts; its embedding is u = normalise(3 c + m / 5 + s d): c is a direction alike
+for all, m is what it was mixed of, less what that had along c and d, at unit length, and s what line and forest say
+together, of unit variance. Every number of the embedding has a share of s, five times that of m, so that a probe finds
+it before all that single numbers say of its few labels; and c keeps the length from depending on s, which would tell
+every number what s is once more. `training/readouts.py` fits it; docs/decisions/0010-readout.md, 0011-forest.md and
+0012-values.md have what it brings.
 
 Shapes: B users, N suffixes, Y numbers of a tally, Z numbers that a suffix has of its own (what is learned, what its
 query reads), V = Z + those of a tally that lines read, C classes read for the scenario that has most, R = 2 + C rows,
@@ -27,6 +29,10 @@ from qanchor.probe.linear import REACH
 
 MEAN, SCALE, LINES = 0, 1, 2
 """Rows of lines: what to subtract, what to multiply with, and from here on one for each class."""
+CLASSES = 16
+"""Scenarios of more have no readout: an embedding has better uses for its numbers."""
+COMMON, MIXED = 3.0, 0.2
+"""How much of c and of m there is beside s."""
 DEPTH = 4
 """Cuts between a tree's root and each of its leaves."""
 CUTS, LEAVES = 2**DEPTH - 1, 2**DEPTH
@@ -75,19 +81,27 @@ def written(readout: Readout, tally_BY: Tensor, own_BNZ: Tensor, embedding_BNO: 
     """[B, N, O] unit-length embeddings with what the readouts ([1 or B, N]) read.
 
     Suffixes that read fewer classes than others have lines and leaves of zeros, and keep what they hold in their
-    directions.
+    directions; those that read none are left as they are.
     """
     line_BNCV = readout.line_RV[..., LINES:, :]
     if not line_BNCV.shape[-2]:
         return embedding_BNO
     with torch.autocast(own_BNZ.device.type, enabled=False):
-        said_BNC = _by_lines(readout.line_RV, tally_BY, own_BNZ) + by_forest(readout, tally_BY)
+        said_BNC = said(readout, tally_BY, own_BNZ)
         direction_CO = directions(said_BNC.shape[-1], embedding_BNO.shape[-1]).to(said_BNC)
+        common_O = common(embedding_BNO.shape[-1]).to(said_BNC)
         used_BNC = ((line_BNCV != 0).any(-1) | (readout.leaf_CTL != 0).flatten(-2).any(-1)).to(said_BNC)
-        held_BNC = embedding_BNO.float() @ direction_CO.T * used_BNC
-        rest_BNO = F.normalize(embedding_BNO.float() - held_BNC @ direction_CO, dim=-1)
-        unit_BNO: Tensor = F.normalize(rest_BNO + (said_BNC * used_BNC) @ direction_CO, dim=-1)
-        return unit_BNO
+        plain_BNO = embedding_BNO.float()
+        held_BNO = (plain_BNO @ direction_CO.T * used_BNC) @ direction_CO
+        held_BNO = held_BNO + (plain_BNO @ common_O)[..., None] * common_O
+        mixed_BNO = F.normalize(plain_BNO - held_BNO, dim=-1)
+        full_BNO = COMMON * common_O + MIXED * mixed_BNO + (said_BNC * used_BNC) @ direction_CO
+        return torch.where(used_BNC.any(-1, keepdim=True), F.normalize(full_BNO, dim=-1), plain_BNO)
+
+
+def said(readout: Readout, tally_BY: Tensor, own_BNZ: Tensor) -> Tensor:
+    """[B, N, C] what lines and forest say together."""
+    return _by_lines(readout.line_RV, tally_BY, own_BNZ) + by_forest(readout, tally_BY)
 
 
 def _by_lines(line_BNRV: Tensor, tally_BY: Tensor, own_BNZ: Tensor) -> Tensor:
@@ -124,7 +138,15 @@ def alike(each: Sequence[Tensor]) -> list[Tensor]:
 
 
 def directions(lines: int, width: int) -> Tensor:
-    """[C, O] orthonormal: the first cosines, of which the first is all numbers alike."""
-    place_O, wave_C1 = torch.arange(width) + 0.5, torch.arange(lines)[:, None]
-    cosine_CO = torch.cos(math.pi * wave_C1 * place_O / width)
-    return F.normalize(cosine_CO, dim=-1)
+    """[C, O] orthonormal, one a class: the first cosines, of which the first is all numbers alike."""
+    return _cosines(torch.arange(lines), width)
+
+
+def common(width: int) -> Tensor:
+    """[O] the direction that all embeddings with a readout have in common: the last cosine."""
+    return _cosines(torch.tensor([width - 1]), width)[0]
+
+
+def _cosines(wave_C: Tensor, width: int) -> Tensor:
+    place_O = torch.arange(width) + 0.5
+    return F.normalize(torch.cos(math.pi * wave_C[:, None] * place_O / width), dim=-1)

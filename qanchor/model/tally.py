@@ -8,7 +8,8 @@ fitted, logs of any kind have a tally, and a user's depends on that user alone. 
 docs/decisions/0010-readout.md.
 
 A forest cuts sizes itself, and would cut at random what shares a place with twenty others. So it has the amounts: the
-count features as they are, with a place for most modalities and categories alone (docs/decisions/0011-forest.md).
+count features as they are, with a place for most modalities and categories alone (docs/decisions/0011-forest.md), and
+beside the sums of values their mean and the newest one (0012-values.md).
 
 Shapes: B users, E events of all of them, G groups of all users one after another (a user's whole, its modalities, its
 categories), C count features, S steps of a feature, W places.
@@ -28,7 +29,7 @@ COUNTS = (0.5, 1.5, 2.5, 4.5, 7.5, 12.5, 20.5, 33.5, 54.5, 100.5, 200.5)
 GAPS = (240.0, 120.0, 60.0, 30.0, 14.0, 7.0, 3.0, 1.0, 0.01)
 """Days since the newest event of a group: the later, the more steps."""
 MODALITY_PLACES, CATEGORY_PLACES = 32, 128
-"""Of the amounts, eight numbers each. With half of them forests told retail and pcard worse, oulad and travel alike."""
+"""Of the amounts, ten numbers each. With half of them forests told retail and pcard worse, oulad and travel alike."""
 SUMS = (1e-4, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 """Summed values, in the logs' own unit."""
 SIZE = 0.5

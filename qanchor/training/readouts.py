@@ -1,12 +1,13 @@
 """What a scenario's readout says: what tells its classes best, by logistic regressions and trees (`model/readout.py`).
 
 The tally, what the query reads and what the towers have learned are each asked alone by a line, under a penalty of its
-own, and the tally's amounts by a forest. What they say, in log odds, is added up: side by side in one regression the
-widest of them drowns the others. Training users fit; penalties, the number of trees, and how far each is to be believed
-are decided by users and days that it has not seen (`folds.py`; docs/decisions/0010-readout.md, 0011-forest.md).
+own, and the tally's amounts by a forest (`counted.py`). What they say, in log odds, is added up: side by side in one
+regression the widest of them drowns the others. Training users fit; penalties, the number of trees, and how far each is
+to be believed are decided by users and days that it has not seen (`folds.py`; docs/decisions/0010-readout.md,
+0011-forest.md).
 
-Shapes: R rows, Y numbers of a tally, Z numbers of a suffix's own, V that lines read, C classes read, P parts that are
-asked.
+Shapes: R rows of a sample, J of them judged by folds, Y numbers of a tally, Z numbers of a suffix's own, V that lines
+read, C classes read, P parts that are asked, X = 2 + C rows of a readout's lines, T training rows.
 """
 
 from __future__ import annotations
@@ -20,98 +21,57 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from qanchor.model.batch import FOR_FORESTS, FOR_LINES
-from qanchor.model.readout import LINES, Readout, alike, by_forest
-from qanchor.probe.linear import REACH, standard
-from qanchor.probe.logistic import Basis, fit
-from qanchor.probe.metrics import auc
-from qanchor.training import forests
-from qanchor.training.folds import Fold, folds
+from qanchor.model.readout import LINES, Readout, said
+from qanchor.training import lines
+from qanchor.training.counted import Counted
+from qanchor.training.sample import Sample
 
-CLASSES = 16
-"""Scenarios of more classes have no readout: an embedding has better uses for its numbers."""
-PENALTIES = np.logspace(-3, 0.5, 8)
-"""Tried weights of half a line's squared norm against the mean log loss."""
 EQUAL = 0.01
 """How much the parts' shares are drawn to equal ones; from a third to twice that is level."""
-TOLERANCE = 1e-3
-"""Ten times a probe's, for half of its time: no AUC differs by more than .001."""
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
-def fitted(
-    tally_RY: Floats,
-    own_RZ: Floats,
-    widths: Sequence[int],
-    class_R: Ints,
-    split_R: npt.NDArray[np.str_],
-    as_of_R: Ints,
-) -> Readout:
-    """A readout by the rows of "train" and "validation"; what it says of each class has unit variance in training.
+def fitted(tally_RY: Floats, own_RZ: Floats, widths: Sequence[int], counted: Counted, sample: Sample) -> Readout:
+    """A readout by the rows of a sample; what it says of each class has unit variance in training.
 
     Args:
         widths: of the parts of `own` that are asked alone, one after another.
-        as_of_R: seconds since 1970.
+        counted: of the same sample.
     """
-    train, validation = (np.flatnonzero(split_R == split) for split in ("train", "validation"))
-    labels = [(class_R == c).astype(np.float32) for c in _asked(class_R[train], class_R[validation])]
-    if not labels:
+    if not len(sample.label_CR):
         return Readout.none()
-    parted = folds(class_R, split_R, as_of_R)
-    known_RV = np.concatenate([tally_RY[:, FOR_LINES], own_RZ], 1)
-    parts = np.split(np.arange(known_RV.shape[1]), np.cumsum([known_RV.shape[1] - own_RZ.shape[1], *widths[:-1]]))
-    mean_V, scale_V = standard(known_RV[train])
-    standard_RV = ((known_RV - mean_V) * scale_V).clip(-REACH, REACH)
-    asked = [(part, standard_RV[:, part], Basis(standard_RV[np.ix_(train, part)])) for part in parts]
-    line_CV = np.zeros((len(labels), known_RV.shape[1]), np.float32)
-    grown = []
-    for line_V, label_R in zip(line_CV, labels, strict=True):
-        lines = [_line(X, label_R, train, parted, basis) for _, X, basis in asked]
-        feature_TK, threshold_TK, leaf_TL, told = forests.grown(tally_RY[:, FOR_FORESTS], label_R, train, parted)
-        *weights, weight = _believed([*(said for _, said in lines), told], label_R, parted)
-        for (part, _, _), (coefficient_V, _), own in zip(asked, lines, weights, strict=True):
-            line_V[part] = own * coefficient_V
-        grown.append([torch.from_numpy(tensor) for tensor in (feature_TK, threshold_TK, weight * leaf_TL)])
-    feature_CTK, threshold_CTK, leaf_CTL = (torch.stack(alike(each)) for each in zip(*grown, strict=True))
+    own = [lines.fitted(X, sample) for X in np.split(own_RZ, np.cumsum(widths[:-1]), 1)]
+    parts, forest = [counted.lines, *own], counted.forest
+    told_CPJ = np.stack([*(part.told_CJ for part in parts), forest.told_CJ], 1)
+    label_CJ = sample.label_CR[:, sample.judged]
+    weight_CP = np.stack([_believed(told_PJ, label_J) for told_PJ, label_J in zip(told_CPJ, label_CJ, strict=True)])
+    line_CV = np.concatenate([weight_CP[:, [p]] * part.line_CV for p, part in enumerate(parts)], 1)
+    mean_V, scale_V = (np.concatenate([getattr(part, name) for part in parts]) for name in ("mean_V", "scale_V"))
+    row_XV = torch.from_numpy(np.concatenate([mean_V[None], scale_V[None], line_CV]))
+    leaf_CTL = torch.from_numpy(weight_CP[:, -1, None, None] * forest.leaf_CTL)
+    readout = Readout(row_XV, torch.from_numpy(forest.feature_CTK), torch.from_numpy(forest.threshold_CTK), leaf_CTL)
 
-    row_RV = torch.from_numpy(np.concatenate([mean_V[None], scale_V[None], line_CV]))
-    readout = Readout(row_RV, feature_CTK, threshold_CTK, leaf_CTL)
-    by_forest_RC = by_forest(Readout.stack([readout], row_RV.device), torch.from_numpy(tally_RY[train]))[:, 0].numpy()
-    said_RC = standard_RV[train] @ line_CV.T + by_forest_RC
-    scale_C = 1 / torch.from_numpy(said_RC.std(0, dtype=np.float64)).clamp(min=1e-9).float()
-    row_RV[LINES:] *= scale_C[:, None]
+    tally_TY, own_TZ = (torch.from_numpy(known[sample.train]) for known in (tally_RY, own_RZ))
+    said_TC = said(Readout.stack([readout], row_XV.device), tally_TY, own_TZ[:, None])[:, 0]
+    scale_C = 1 / said_TC.double().std(0, correction=0).clamp(min=1e-9).float()
+    row_XV[LINES:] *= scale_C[:, None]
     return replace(readout, leaf_CTL=leaf_CTL * scale_C[:, None, None])
 
 
-def _line(X: Floats, label_R: Floats, train: Ints, parted: Sequence[Fold], basis: Basis) -> tuple[Floats, list[Floats]]:
-    """[V] a regression's coefficients at the best of `PENALTIES`, and what each fold's says of those it judges."""
-
-    def path(rows: Ints) -> Floats:
-        once = np.ones((len(rows), len(PENALTIES)), np.float32)
-        return fit(X[rows], label_R[rows], once, PENALTIES, basis, TOLERANCE)
-
-    told = [X[fold.validation] @ path(fold.train) for fold in parted]
-    auc_FP = [[auc(label_R[fold.validation], score) for score in of.T] for fold, of in zip(parted, told, strict=True)]
-    best = int(np.argmax(np.average(auc_FP, 0, [len(fold.validation) for fold in parted])))
-    return path(train)[:, best], [of[:, best] for of in told]
-
-
-def _believed(told: Sequence[Sequence[Floats]], label_R: Floats, parted: Sequence[Fold]) -> Floats:
+def _believed(told_PJ: Floats, label_J: Floats) -> Floats:
     """[P] by how much to multiply what each part says, in log odds, so that the sum is true of those whom the folds
     judge.
 
     Each part is first brought to scale by itself (Platt, 1999); their shares are then those of a logistic regression,
     none below zero, that is drawn to equal ones.
     """
-    judged = np.concatenate([fold.validation for fold in parted])
-    score_RP = np.stack([np.concatenate([of - of.mean() for of in part]) for part in told], 1).astype(np.float64)
-    deviation_P = np.maximum(score_RP.std(0), 1e-9)
-    unit_RP = score_RP / deviation_P
-    scale_P = np.concatenate([_weights(unit_R1, label_R[judged], 0.0, 1e-6) for unit_R1 in unit_RP.T[:, :, None]])
-    share_P = _weights(unit_RP * scale_P, label_R[judged], 1 / len(told), EQUAL)
+    score_JP = told_PJ.T.astype(np.float64)
+    deviation_P = np.maximum(score_JP.std(0), 1e-9)
+    unit_JP = score_JP / deviation_P
+    scale_P = np.concatenate([_weights(unit_J1, label_J, 0.0, 1e-6) for unit_J1 in unit_JP.T[:, :, None]])
+    share_P = _weights(unit_JP * scale_P, label_J, 1 / len(told_PJ), EQUAL)
     believed: Floats = (scale_P * share_P / deviation_P).astype(np.float32)
     return believed
 
@@ -132,11 +92,3 @@ def _weights(X: Doubles, y: Floats, prior: float, penalty: float) -> Doubles:
     start[0] = 0
     found: Doubles = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x[1:]
     return found
-
-
-def _asked(training_R: Ints, validation_R: Ints) -> Ints:
-    """The classes that are read: the second of two, of more each that penalties can be chosen for."""
-    classes = np.unique(training_R)
-    if len(classes) == 2:
-        return classes[1:]
-    return np.intersect1d(classes, validation_R) if len(classes) <= CLASSES else classes[:0]

@@ -17,7 +17,6 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +36,12 @@ from qanchor.model.readout import Readout, written
 from qanchor.model.towers import Tokens, Towers
 from qanchor.training import readouts
 from qanchor.training.checkpoints import Checkpoints, Position
+from qanchor.training.counted import Counted
 from qanchor.training.pretrain import autocast
+from qanchor.training.sample import Labelled, Sample
 
 CHUNK = {"cpu": 64, "cuda": 512}
 """Users embedded at once: those of like length, so that little of it is padding."""
-ROWS = 20_000
-"""Training users of a scenario by whom its readout is fitted, at most."""
 TOGETHER = 12
 """Scenarios whose users are embedded in one pass, at most: what is kept of them takes two kilobytes a user and
 scenario."""
@@ -50,32 +49,6 @@ START = 64
 """Training users of each class whose mean a prototype starts from."""
 
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A scenario's labelled users: rows of the prefix cache and their classes, 0..C-1."""
-
-    train_row: Ints
-    train_label: Ints
-    validation_row: Ints
-    validation_label: Ints
-
-    @cached_property
-    def members(self) -> list[Ints]:
-        """Training rows of each class."""
-        classes = int(self.train_label.max(initial=-1)) + 1
-        return [self.train_row[self.train_label == c] for c in range(classes)]
-
-    @property
-    def lacking(self) -> str:
-        """Why there is nothing to tune on; empty where each class is seen in training, and two in validation."""
-        for split, label in (("training", self.train_label), ("validation", self.validation_label)):
-            if len(np.unique(label)) < 2:
-                return f"only one class among its {len(label)} {split} users, expected two or more"
-        unseen = sorted(set(range(int(self.validation_label.max()) + 1)) - set(self.train_label.tolist()))
-        unseen += [c for c, rows in enumerate(self.members) if not len(rows) and c not in unseen]
-        return f"no training user of class {unseen[0]}, expected some of each from 0 to the highest" if unseen else ""
 
 
 @dataclass(frozen=True)
@@ -126,12 +99,17 @@ class Tuning:
         queries: Mapping[str, str],
         labelled: Mapping[str, Labelled],
         as_of_N: Ints,
+        counted: Mapping[str, Counted],
         settings: Tune,
         seed: int,
         folder: Path,
     ) -> None:
-        """Scenarios are those of `labelled`; `as_of_N`, in seconds, is when each of the cache's users was looked at;
-        `folder` holds the run's checkpoints.
+        """Scenarios are those of `labelled`.
+
+        Args:
+            as_of_N: seconds since 1970 at which each of the cache's users was looked at.
+            counted: what counting says of each scenario; nothing, for a model without user token.
+            folder: holds the run's checkpoints.
 
         Raises:
             TrainingError: a scenario has nothing to tune on.
@@ -140,7 +118,7 @@ class Tuning:
             if part.lacking:
                 raise TrainingError(f"scenario {name!r} has {part.lacking}: widen its rule, or give more users")
         self.towers, self.cache, self.queries, self.labelled = towers, cache, queries, labelled
-        self.as_of_N, self.settings, self.seed = as_of_N, settings, seed
+        self.as_of_N, self.counted, self.settings, self.seed = as_of_N, counted, settings, seed
         self.names = list(labelled)
         self.tokens: Tokens = towers.tokens([queries[name] for name in self.names], "left")
         self.towers.eval()
@@ -190,36 +168,25 @@ class Tuning:
 
     def _finished(self) -> Iterator[tuple[str, SoftPrompt]]:
         """Each scenario's best prompt with its readout, and the class means of the embeddings that they make."""
-        for start in range(0, len(self.names), TOGETHER):
-            some = range(start, min(start + TOGETHER, len(self.names)))
-            by_whom = [self._fitted_by(g) for g in some]
-            rows = {g: row_R for g, (row_R, _, _) in zip(some, by_whom, strict=True)}
-            told = self._told(rows, self.learned.best_prompt_GKD)
-            for g, (row_R, class_R, split_R) in zip(some, by_whom, strict=True):
-                yield self.names[g], self._with_readout(g, *told.pop(g), row_R, class_R, split_R)
+        samples = [self.labelled[name].sample(self.as_of_N) for name in self.names]
+        for start in range(0, len(samples), TOGETHER):
+            some = dict(list(enumerate(samples))[start : start + TOGETHER])
+            told = self._told({g: sample.row_R for g, sample in some.items()}, self.learned.best_prompt_GKD)
+            for g, sample in some.items():
+                yield self.names[g], self._with_readout(g, *told.pop(g), sample)
 
-    def _with_readout(
-        self, g: int, mixed_RO: Tensor, own_RZ: Tensor, row_R: Ints, class_R: Ints, split_R: npt.NDArray[np.str_]
-    ) -> SoftPrompt:
-        tally_RY = self.cache.tally_NY[torch.from_numpy(row_R).to(self.cache.tally_NY.device)].float().cpu()
+    def _with_readout(self, g: int, mixed_RO: Tensor, own_RZ: Tensor, sample: Sample) -> SoftPrompt:
+        name, prompt_KD = self.names[g], self.learned.best_prompt_GKD[g]
+        tally_RY = self.cache.tally_NY[torch.from_numpy(sample.row_R).to(self.cache.tally_NY.device)].float().cpu()
         own_RZ, mixed_RO = own_RZ.float().cpu(), mixed_RO.float().cpu()
-        known = tally_RY.numpy(), own_RZ.numpy(), self.towers.own
-        readout = readouts.fitted(*known, class_R, split_R, self.as_of_N[row_R])
+        counted = self.counted.get(name) or Counted.silent(sample)
+        readout = readouts.fitted(tally_RY.numpy(), own_RZ.numpy(), self.towers.own, counted, sample)
         one = Readout.stack([readout], own_RZ.device)
         user_RO = written(one, tally_RY, own_RZ[:, None], mixed_RO[:, None])[:, 0]
-        trained, classes = split_R == "train", len(self.labelled[self.names[g]].members)
-        mean_CO = torch.stack([user_RO[torch.from_numpy(trained & (class_R == c))].mean(0) for c in range(classes)])
-        name, prompt_KD = self.names[g], self.learned.best_prompt_GKD[g]
+        trained, classes = sample.split_R == "train", len(self.labelled[name].members)
+        own_CR = (torch.from_numpy(trained & (sample.class_R == c)) for c in range(classes))
+        mean_CO = torch.stack([user_RO[own_R].mean(0) for own_R in own_CR])
         return SoftPrompt(name, self.queries[name], prompt_KD, F.normalize(mean_CO, dim=-1), "", readout)
-
-    def _fitted_by(self, g: int) -> tuple[Ints, Ints, npt.NDArray[np.str_]]:
-        """Rows of the cache, classes and splits of the users whom a scenario's readout is fitted by."""
-        part = self.labelled[self.names[g]]
-        rng = np.random.default_rng((self.seed, zlib.crc32(self.names[g].encode())))
-        some = np.sort(rng.permutation(len(part.train_row))[:ROWS])
-        rows = np.concatenate([part.train_row[some], part.validation_row])
-        split_R = np.repeat(["train", "validation"], [len(some), len(part.validation_row)])
-        return rows, np.concatenate([part.train_label[some], part.validation_label]), split_R
 
     @property
     def _classes(self) -> list[tuple[str, int]]:

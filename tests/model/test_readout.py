@@ -16,7 +16,7 @@ from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
 from qanchor.model.batch import COUNT_FEATURES, FOR_FORESTS, FOR_LINES, TALLY, collate
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.readout import CUTS, LEAVES, LINES, Readout, directions, written
+from qanchor.model.readout import CUTS, LEAVES, LINES, Readout, common, directions, written
 from qanchor.model.tally import COUNT_PLACES, COUNTS, HABIT_COUNTS, HABIT_PLACES, SHARE, SIZE, amounts, habits, tally
 from qanchor.probe.linear import REACH
 
@@ -55,8 +55,8 @@ def slowly(one: Readout, tally_Y, own_Z) -> list[float]:
 
 def test_directions_are_orthonormal():
     for width in (16, 128):
-        own = directions(8, width)
-        torch.testing.assert_close(own @ own.T, torch.eye(8), atol=1e-5, rtol=0)
+        own = torch.cat([directions(8, width), common(width)[None]])
+        torch.testing.assert_close(own @ own.T, torch.eye(9), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -64,12 +64,12 @@ def test_an_embedding_holds_the_readout_along_its_directions_and_the_rest_as_it_
     torch.manual_seed(0)
     one, (tally_BY, own_BNZ, embedding) = readout(classes), known(5, 2)
     told = written(Readout.stack([one, one], torch.device("cpu")), tally_BY, own_BNZ, embedding)
-    along = directions(classes, 16).double()
+    along, alike = directions(classes, 16).double(), common(16).double()
     for b in range(5):
         rest = embedding[b, 1].double()
-        rest = rest - sum((rest @ d) * d for d in along)
+        rest = rest - sum((rest @ d) * d for d in (*along, alike))
         said = slowly(one, tally_BY[b], own_BNZ[b, 1])
-        whole = rest / rest.norm() + sum(s * d for s, d in zip(said, along, strict=True))
+        whole = 3 * alike + rest / rest.norm() / 5 + sum(s * d for s, d in zip(said, along, strict=True))
         torch.testing.assert_close(told[b, 1].double(), whole / whole.norm(), atol=1e-5, rtol=0)
 
 
@@ -98,7 +98,7 @@ def test_a_forest_is_heard_where_no_line_is_believed():
     along_O = directions(1, 16)[0]
     for b in range(5):
         said = slowly(one, tally_BY[b], own_BNZ[b, 0])[0]
-        assert float(told[b, 0] @ along_O) == pytest.approx(said / (1 + said**2) ** 0.5, abs=1e-5)
+        assert float(told[b, 0] @ along_O) == pytest.approx(said / (9 + 0.04 + said**2) ** 0.5, abs=1e-5)
 
 
 def test_paths_agree_where_scenarios_have_readouts_of_several_classes_or_none(tmp_path):

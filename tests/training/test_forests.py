@@ -13,12 +13,13 @@ from qanchor.errors import TrainingError
 from qanchor.model.batch import FOR_FORESTS, TALLY
 from qanchor.model.readout import LINES, Readout, by_forest
 from qanchor.training import forests
-from qanchor.training.folds import Fold
+from qanchor.training.forests import Forest
+from qanchor.training.sample import Sample
 
 
-def said(tensors, X) -> np.ndarray:
-    feature, threshold, leaf = (torch.from_numpy(np.asarray(tensor))[None] for tensor in tensors)
-    one = Readout(torch.zeros(LINES + 1, 0), feature, threshold, leaf)
+def said(forest: Forest, X) -> np.ndarray:
+    tensors = map(torch.from_numpy, (forest.feature_CTK, forest.threshold_CTK, forest.leaf_CTL))
+    one = Readout(torch.zeros(LINES + 1, 0), *tensors)
     tally = torch.zeros(len(X), TALLY)
     tally[:, : X.shape[1]] = torch.from_numpy(X)
     assert X.shape[1] <= FOR_FORESTS.stop
@@ -33,27 +34,37 @@ def test_trees_as_tensors_say_what_lightgbm_says(monkeypatch):
     monkeypatch.setattr(
         lightgbm, "train", lambda *given, **named: boosters.append(train(*given, **named)) or boosters[-1]
     )
-    parted = [Fold(row[200:1_000], row[1_000:1_200]), Fold(row[:800], row[1_200:])]
-    *tensors, told = forests.grown(X, y, row[:1_000], parted)
-    for fold, booster, score in zip(parted, boosters, told, strict=False):
-        best = booster.best_iteration
-        np.testing.assert_allclose(score, booster.predict(X[fold.validation], raw_score=True, num_iteration=best))
-    assert len(tensors[0]) > 3
+    split = np.where(row % 3 < 2, "train", "validation")
+    sample = Sample(row, y.astype(np.int64), split, row % 2)
+    forest = forests.grown(X, sample)
+    assert len(sample.folds) == 2
+    start = 0
+    for fold, booster in zip(sample.folds, boosters, strict=False):
+        score = booster.predict(X[fold.validation], raw_score=True, num_iteration=booster.best_iteration)
+        told = forest.told_CJ[0, start : start + len(score)]
+        np.testing.assert_allclose(told, score - score.mean(), atol=1e-5)
+        start += len(score)
+    assert forest.feature_CTK.shape[1] > 3
     whole = np.mean([booster.predict(X, raw_score=True) for booster in boosters[-forests.BOOSTINGS :]], 0)
-    np.testing.assert_allclose(said(tensors, X), whole, atol=1e-5)
+    np.testing.assert_allclose(said(forest, X), whole, atol=1e-5)
+
+
+def few() -> Sample:
+    row = np.arange(60)
+    return Sample(row, row % 2, np.repeat(["train", "validation"], 30), np.zeros(60, np.int64))
 
 
 def test_where_there_is_nothing_to_cut_a_tree_is_one_leaf():
-    X, y, row = np.zeros((60, 3), np.float32), np.arange(60, dtype=np.float32) % 2, np.arange(60)
-    *tensors, _ = forests.grown(X, y, row, [Fold(row, row)])
-    assert np.isfinite(said(tensors, X)).all()
+    X = np.zeros((60, 3), np.float32)
+    forest = forests.grown(X, few())
+    assert np.isfinite(said(forest, X)).all()
+    assert not forest.told_CJ.any()
 
 
 def test_without_lightgbm_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "lightgbm", None)
-    X, row = np.zeros((4, 1), np.float32), np.arange(4)
     with pytest.raises(TrainingError, match=r"cannot be loaded .*pip install lightgbm; on macOS .*libomp"):
-        forests.grown(X, np.array([0, 1, 0, 1], np.float32), row, [Fold(row, row)])
+        forests.grown(np.zeros((60, 1), np.float32), few())
 
 
 def test_thresholds_keep_singles_on_their_side():

@@ -8,9 +8,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from qanchor.model.batch import FOR_FORESTS, FOR_LINES, TALLY
-from qanchor.model.readout import LINES, SCALE, Readout, directions, written
+from qanchor.model.readout import CLASSES, COMMON, LINES, SCALE, Readout, common, directions, written
 from qanchor.probe.linear import probe
-from qanchor.training import readouts
+from qanchor.training import counted, readouts
+from qanchor.training.counted import Counted
+from qanchor.training.sample import Sample
 
 WIDTHS = (4, 6)
 STEPS = FOR_LINES.start
@@ -39,6 +41,13 @@ def days(class_R) -> np.ndarray:
     return np.arange(len(class_R)) % 3
 
 
+def fitted(tally_RY, own_RZ, class_R, split_R, without=False) -> Readout:
+    """A readout by rows of three days."""
+    sample = Sample(np.arange(len(class_R)), class_R, split_R, days(class_R))
+    by_count = Counted.silent(sample) if without else counted.fitted(tally_RY, sample)
+    return readouts.fitted(tally_RY, own_RZ, WIDTHS, by_count, sample)
+
+
 def said(readout: Readout, tally_RY, own_RZ) -> np.ndarray:
     """[R, C] what is written along the directions of an embedding that holds nothing else there."""
     classes = len(readout.line_RV) - LINES
@@ -48,14 +57,13 @@ def said(readout: Readout, tally_RY, own_RZ) -> np.ndarray:
     rest = rest - (rest @ along.T) @ along
     one = Readout.stack([readout], torch.device("cpu"))
     unit = written(one, torch.from_numpy(tally_RY), torch.from_numpy(own_RZ)[:, None], rest.expand(len(own_RZ), 1, -1))
-    told = unit[:, 0] @ along.T
-    return (told / (1 - told.square().sum(1, keepdim=True)).sqrt()).double().numpy()
+    return (COMMON * (unit[:, 0] @ along.T) / (unit[:, 0] @ common(128))[:, None]).double().numpy()
 
 
 def test_a_readout_tells_more_than_any_part_and_has_unit_variance():
     tally_RY, own_RZ, class_R, split_R = world()
     some, test = split_R != "test", split_R == "test"
-    readout = readouts.fitted(tally_RY[some], own_RZ[some], WIDTHS, class_R[some], split_R[some], days(class_R)[some])
+    readout = fitted(tally_RY[some], own_RZ[some], class_R[some], split_R[some])
     told = said(readout, tally_RY, own_RZ)[:, 0]
     assert told[split_R == "train"].std() == pytest.approx(1, abs=1e-3)
     assert readout.line_RV[SCALE, TALLY - STEPS + 2] == 0
@@ -69,7 +77,7 @@ def test_a_forest_tells_what_no_line_can():
     tally_RY, own_RZ, class_R, split_R = world()
     noise = np.random.default_rng(1).normal(0, 1, own_RZ.shape).astype(np.float32)
     tally_RY[:, STEPS:] = 0
-    told = said(readouts.fitted(tally_RY, noise, WIDTHS, class_R, split_R, days(class_R)), tally_RY, noise)[:, 0]
+    told = said(fitted(tally_RY, noise, class_R, split_R), tally_RY, noise)[:, 0]
     test = split_R == "test"
     assert roc_auc_score(class_R[test], told[test]) > 0.6
     assert probe(tally_RY[:, FOR_FORESTS], class_R.astype(np.float32), split_R, seeds=()).auc < 0.6
@@ -77,9 +85,9 @@ def test_a_forest_tells_what_no_line_can():
 
 def test_a_part_that_tells_nothing_is_not_believed():
     tally_RY, own_RZ, class_R, split_R = world()
-    readout = readouts.fitted(tally_RY, own_RZ, WIDTHS, class_R, split_R, days(class_R))
+    readout = fitted(tally_RY, own_RZ, class_R, split_R)
     noise = np.random.default_rng(1).normal(0, 1, own_RZ.shape).astype(np.float32)
-    other = readouts.fitted(tally_RY, noise, WIDTHS, class_R, split_R, days(class_R))
+    other = fitted(tally_RY, noise, class_R, split_R)
     weight, without = (one.line_RV[LINES, -sum(WIDTHS) :].norm() for one in (readout, other))
     assert without < weight / 3
 
@@ -87,25 +95,25 @@ def test_a_part_that_tells_nothing_is_not_believed():
 def test_rows_that_do_not_train_or_choose_change_nothing():
     tally_RY, own_RZ, class_R, split_R = world()
     some = split_R != "test"
-    whole = readouts.fitted(tally_RY, own_RZ, WIDTHS, class_R, split_R, days(class_R))
-    part = readouts.fitted(tally_RY[some], own_RZ[some], WIDTHS, class_R[some], split_R[some], days(class_R)[some])
+    whole = fitted(tally_RY, own_RZ, class_R, split_R)
+    part = fitted(tally_RY[some], own_RZ[some], class_R[some], split_R[some])
     assert all(torch.equal(whole.tensors[name], tensor) for name, tensor in part.tensors.items())
 
 
 def test_of_many_classes_each_is_read_that_can_be_chosen_for():
     tally_RY, own_RZ, class_R, split_R = world(3)
-    readout = readouts.fitted(tally_RY, own_RZ, WIDTHS, class_R, split_R, days(class_R))
+    readout = fitted(tally_RY, own_RZ, class_R, split_R)
     told, test = said(readout, tally_RY, own_RZ), split_R == "test"
     assert [roc_auc_score(class_R[test] == c, told[test, c]) > 0.6 for c in (0, 2)] == [True, True]
     unseen = np.where(split_R == "validation", np.minimum(class_R, 1), class_R)
-    assert len(readouts.fitted(tally_RY, own_RZ, WIDTHS, unseen, split_R, days(class_R)).line_RV) == LINES + 2
-    many = np.arange(len(class_R)) % (readouts.CLASSES + 1)
-    assert len(readouts.fitted(tally_RY, own_RZ, WIDTHS, many, split_R, days(class_R)).line_RV) == LINES
+    assert len(fitted(tally_RY, own_RZ, unseen, split_R).line_RV) == LINES + 2
+    many = np.arange(len(class_R)) % (CLASSES + 1)
+    assert len(fitted(tally_RY, own_RZ, many, split_R).line_RV) == LINES
 
 
 def test_lines_are_cut_where_a_probe_cuts():
     tally_RY, own_RZ, class_R, split_R = world()
-    readout = readouts.fitted(tally_RY, own_RZ, WIDTHS, class_R, split_R, days(class_R))
+    readout = fitted(tally_RY, own_RZ, class_R, split_R)
     far = own_RZ.copy()
     far[:, 1] = 1e6
     farther = far.copy()

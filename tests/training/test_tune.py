@@ -19,7 +19,8 @@ from qanchor.model.batch import collate
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
 from qanchor.model.readout import Readout
-from qanchor.training.tune import Labelled, TuneCheck, TuneStep, Tuning, macro_auc
+from qanchor.training.sample import Labelled
+from qanchor.training.tune import TuneCheck, TuneStep, Tuning, macro_auc
 
 QUERIES = {"coffee": "will the user buy coffee?", "rent": "is rent due?"}
 KEPT = np.array([8, 6])
@@ -70,7 +71,7 @@ def days(cache) -> np.ndarray:
 
 
 def tuned(folder, towers, cache, labelled, settings, seed=0):
-    tuning = Tuning(towers, cache, QUERIES, labelled, days(cache), settings, seed, folder)
+    tuning = Tuning(towers, cache, QUERIES, labelled, days(cache), {}, settings, seed, folder)
     return tuning, list(tuning.run())
 
 
@@ -197,12 +198,12 @@ def test_a_scenario_that_lacks_a_class_is_refused(tmp_path, train, validation, r
     _, towers, cache, _ = setting(6)
     part = [np.array(x, np.int64) for x in (range(len(train)), train, range(3, 6), validation)]
     with pytest.raises(TrainingError, match=f"scenario 'rent' {reason}"):
-        Tuning(towers, cache, QUERIES, {"rent": Labelled(*part)}, days(cache), Tune(), 0, tmp_path)
+        Tuning(towers, cache, QUERIES, {"rent": Labelled(*part)}, days(cache), {}, Tune(), 0, tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step_is_taken(tmp_path):
     _, towers, cache, labelled = setting()
-    tuning = Tuning(towers, cache, QUERIES, labelled, days(cache), Tune(temperature=1e-45), 0, tmp_path)
+    tuning = Tuning(towers, cache, QUERIES, labelled, days(cache), {}, Tune(temperature=1e-45), 0, tmp_path)
     before = tuning.learned.prompt_GKD.detach().clone()
     with pytest.raises(
         TrainingError, match=r"loss of scenario 'coffee' is (nan|inf) after 0 steps.*training\.tune\.lr"
@@ -217,7 +218,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     settings = Tune(steps=9, batch=16, validate_every=3)
 
     def run(folder, stop=None):
-        tuning, losses = Tuning(towers, cache, QUERIES, labelled, days(cache), settings, 0, folder), []
+        tuning, losses = Tuning(towers, cache, QUERIES, labelled, days(cache), {}, settings, 0, folder), []
         with contextlib.closing(tuning.run()) as events:
             for done in events:
                 if isinstance(done, TuneStep):
