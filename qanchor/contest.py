@@ -78,8 +78,8 @@ def catalogue(project: Project) -> dict[str, Method]:
     return {
         "text:minilm": text(project, "minilm"),
         **trained,
-        "counts": Method(lambda *_: {"counts": _counts(project)}, seeds=(0,), kept=False),
-        "lightgbm": Method(lambda *_: {"lightgbm": _counts(project)}, judges={"lightgbm": Boosted}, kept=False),
+        "counts": _counted(project, "counts", seeds=(0,)),
+        "lightgbm": _counted(project, "lightgbm", judges={"lightgbm": Boosted}),
         "untrained": _own(project, UNTRAINED, {"base": "untrained", "tuned": "w/o pretraining"}),
         OURS: _ours(project),
         **ablations,
@@ -129,8 +129,13 @@ def _minilm() -> str:
     return str(Path(found.submodule_search_locations[0]) / "model")
 
 
-def _counts(project: Project) -> Features:
-    return _fitted(project, Counts())
+def _counted(project: Project, name: str, **own: Any) -> Method:
+    """Hand-made features, with or without the values' mean and newest, as validation users like it."""
+
+    def embed(setting: Setting, seed: int) -> dict[str, Features]:
+        return {name: _fitted(project, Counts(**setting))}
+
+    return Method(embed, ({"values": False}, {"values": True}), kept=False, **own)
 
 
 def _trained(project: Project, name: str, kind: Callable[..., Baseline], settings: tuple[Setting, ...]) -> Method:

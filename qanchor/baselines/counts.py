@@ -2,7 +2,8 @@
 
 Events are counted in groups: all of them, each modality, each category of it. Every group says how many events the last
 7 days, the last 30 days and the whole lookback window hold, how long ago the last one was, and whether there was any;
-sums of amounts and active days come on top. Everything but the flags is on a log scale, as a linear model wants it.
+sums of amounts and active days come on top, and if asked for their mean and the newest one. Everything but the flags is
+on a log scale, as a linear model wants it.
 
 Shapes: N profiles, E events, M modalities, G groups, F features.
 """
@@ -29,6 +30,10 @@ class Counts:
 
     names: list[str]
     """[F] what each feature says: `bill/food: events in 7 days`."""
+
+    def __init__(self, values: bool = False) -> None:
+        """With `values` each group also tells the mean of its amounts, and the newest."""
+        self.values = values
 
     def fit(self, past: Profiles, future: Profiles | None = None) -> Counts:
         """Choose the groups and the longest window by the training profiles; futures are not looked at.
@@ -84,10 +89,19 @@ class Counts:
                 if g in broad:
                     yield f"{name}: active days in {window}", np.log1p(active[:, g])
                 if g in self.priced and g and (g in broad or days == np.inf):
-                    yield f"{name}: amount in {window}", np.sign(amount[:, g]) * np.log1p(np.abs(amount[:, g]))
+                    yield f"{name}: amount in {window}", _signed_log(amount[:, g])
+
+        if self.values:
+            has = ~np.isnan(past.value[event])
+            mean = total(has, value) / np.maximum(1, total(has))
+            newest = np.zeros(shape[0] * shape[1])
+            newest[cell[has]] = value[has]
+            for g in sorted(self.priced - {0}):
+                yield f"{groups[g]}: mean amount", _signed_log(mean[:, g])
+                yield f"{groups[g]}: newest amount", _signed_log(newest.reshape(shape)[:, g])
 
         idle = np.full(shape[0] * shape[1], np.inf)
-        idle[cell] = age  # the events of a cell come in the order of time, so the newest is written last
+        idle[cell] = age  # the events of a cell come in the order of time, so the newest is written last, as above
         for g, name in enumerate(groups):
             days_since = idle.reshape(shape)[:, g]
             yield f"{name}: days since the last", np.log1p(np.minimum(days_since, self.lookback))
@@ -125,6 +139,10 @@ def categories(past: Profiles) -> list[tuple[str, str | None]]:
 def _age(past: Profiles) -> Floats:
     """[E] days from each event to its profile's `as_of`."""
     return (past.as_of[past.owner] - past.time) / DAY
+
+
+def _signed_log(x: Floats) -> Floats:
+    return np.copysign(np.log1p(np.abs(x)), x)
 
 
 def _last_of_day(cell: Ints, time: Ints) -> npt.NDArray[np.bool_]:

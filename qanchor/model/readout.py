@@ -2,12 +2,12 @@
 
 128 numbers cannot hold a tally of two thousand and a reading of three hundred, and what a scenario needs of them its
 labels know. So beside its soft prompt a scenario learns for each class (one for two classes) a linear function of all
-of it, and a forest over the tally's amounts; its embedding is u = normalise(3 c + m / 5 + s d): c is a direction alike
+of it, and a forest over the tally's amounts; its embedding is u = normalise(3 c + m / 20 + s d): c is a direction alike
 for all, m is what it was mixed of, less what that had along c and d, at unit length, and s what line and forest say
-together, of unit variance. Every number of the embedding has a share of s, five times that of m, so that a probe finds
-it before all that single numbers say of its few labels; and c keeps the length from depending on s, which would tell
-every number what s is once more. `training/readouts.py` fits it; docs/decisions/0010-readout.md, 0011-forest.md and
-0012-values.md have what it brings.
+together, of unit variance. Every number of the embedding has a share of s, and m is small beside it, so that a probe
+finds s before all that single numbers say of its few labels; and c keeps the length from depending on s, which would
+tell every number what s is once more. `training/readouts.py` fits it; docs/decisions/0010-readout.md, 0011-forest.md
+and 0012-values.md have what it brings.
 
 Shapes: B users, N suffixes, Y numbers of a tally, Z numbers that a suffix has of its own (what is learned, what its
 query reads), V = Z + those of a tally that lines read, C classes read for the scenario that has most, R = 2 + C rows,
@@ -31,7 +31,7 @@ MEAN, SCALE, LINES = 0, 1, 2
 """Rows of lines: what to subtract, what to multiply with, and from here on one for each class."""
 CLASSES = 16
 """Scenarios of more have no readout: an embedding has better uses for its numbers."""
-COMMON, MIXED = 3.0, 0.2
+COMMON, MIXED = 3.0, 0.05
 """How much of c and of m there is beside s."""
 DEPTH = 4
 """Cuts between a tree's root and each of its leaves."""

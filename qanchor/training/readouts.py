@@ -26,8 +26,8 @@ from qanchor.training import lines
 from qanchor.training.counted import Counted
 from qanchor.training.sample import Sample
 
-EQUAL = 0.01
-"""How much the parts' shares are drawn to equal ones; from a third to twice that is level."""
+EQUAL = 0.05
+"""How much the parts' shares are drawn to equal ones: the wallet would have a hundredth, oulad twice as much."""
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]

@@ -73,6 +73,11 @@ def brute_force(events: list[Event], counts: Counts) -> dict[str, float]:
         own = members[group]
         if what == "never":
             found[name] = float(not own)
+        elif what.endswith(" amount"):
+            priced = [(-age, value) for age, value in own if not np.isnan(value)]
+            newest, mean = max(priced, default=(0, 0.0))[1], np.mean([value for _, value in priced] or [0.0])
+            amount = newest if what.startswith("newest") else mean
+            found[name] = np.sign(amount) * np.log1p(abs(amount))
         elif what == "days since the last":
             found[name] = np.log1p(min([counts.lookback, *(age / DAY for age, _ in own)]))
         else:
@@ -89,10 +94,11 @@ def brute_force(events: list[Event], counts: Counts) -> dict[str, float]:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000))
-def test_every_feature_is_what_its_name_says(seed: int) -> None:
+@given(st.integers(0, 10_000), st.booleans())
+def test_every_feature_is_what_its_name_says(seed: int, values: bool) -> None:
     training, others = draw_users(seed, 40), [*draw_users(seed + 1, 8), []]
-    counts = Counts().fit(profiles(training))
+    counts = Counts(values).fit(profiles(training))
+    assert values == any("newest amount" in name for name in counts.names)
     features = counts.embed(profiles(others))
     assert features.shape == (9, len(counts.names))
     assert features.dtype == np.float32
