@@ -3,11 +3,11 @@
     python benchmarks/on_device.py --runs /tmp/qa --out $OUT --data oulad --data wallet --workers 16 --seconds 400 \
         --play "qanchor,untrained@3" --play "cpc,found@3" --play "study:prompts,study:steps@1"
 
-RUNS holds a run folder for each data set, ingested (`raw/qanchor.yaml`, `store/`, `stages/`), at the path where it was
-ingested, so that its units fit the bench there. Each `--play` names methods and studies and, behind @, how many seeds;
-what is named first goes first, and of one `--play` the longest. A unit waits for no other: the UserU that it learns
-from is built before, and one pretraining is run by one unit alone. After SECONDS none is started; GRACE seconds later
-those still running are ended.
+RUNS holds a run folder for each data set, ingested (`raw/qanchor.yaml`, `store/`, `stages/`) and counted
+(`counted/`), at the path where it was ingested, so that its units fit the bench there. Each `--play` names methods and
+studies and, behind @, how many seeds; what is named first goes first (later again, with more seeds), and of one
+`--play` the longest. A unit waits for no other: the UserU that it learns from is built before, and one pretraining is
+run by one unit alone. After SECONDS none is started; GRACE seconds later those still running are ended.
 
 OUT gets six files at most, each under 16 MiB: `log.jsonl` (a line a unit: seconds, card, error), `units.tar` (JSON) and
 `scores-N.tar` (test rows' scores; not the embeddings), as they would lie in RUNS. Times of units that share a GPU are
@@ -85,6 +85,8 @@ class Plan:
     def __init__(self, runs: Path, data: list[str], plays: list[str]) -> None:
         self.methods: dict[tuple[str, str], Method] = {}
         self.left: list[Task] = []
+        self.asked: dict[tuple[str, str], int] = {}
+        """(data, method) -> seeds."""
         self.later: dict[tuple[str, str], tuple[int, int]] = {}
         """(data, method) whose setting is chosen when all were tried: place and seeds."""
         self.tried: dict[tuple[str, str], list[tuple[float, Unit]]] = {}
@@ -100,9 +102,8 @@ class Plan:
                     study = part.removeprefix("study:")
                     known = contest.points(project, study) if study in STUDIES else contest.entries(project, [part])
                     for own in known if study in STUDIES else [part]:
-                        if (name, own) not in self.methods:
-                            self.methods[name, own] = known[own]
-                            self._add(name, place, own, int(seeds))
+                        self.methods.setdefault((name, own), known[own])
+                        self._add(name, place, own, int(seeds))
         first: dict[str, Task] = {}
         for task in sorted(self.left, key=lambda task: task.place):
             if task.survey:
@@ -138,13 +139,16 @@ class Plan:
             self.left += [self._task(task.data, place, best, seed) for seed in method.seeds[1:seeds]]
 
     def _add(self, data: str, place: int, name: str, seeds: int) -> None:
-        method = self.methods[data, name]
+        """What no earlier `--play` has asked for."""
+        method, asked = self.methods[data, name], self.asked.get((data, name), 0)
+        self.asked[data, name] = max(asked, seeds)
         first = [Unit(name, setting, method.seeds[0]) for setting in method.settings]
-        self.left += [self._task(data, place, unit, unit.seed) for unit in first]
+        if not asked:
+            self.left += [self._task(data, place, unit, unit.seed) for unit in first]
         if len(first) == 1:
-            self.left += [self._task(data, place, first[0], seed) for seed in method.seeds[1:seeds]]
+            self.left += [self._task(data, place, first[0], seed) for seed in method.seeds[max(1, asked) : seeds]]
         elif seeds > 1:
-            self.later[data, name] = place, seeds
+            self.later.setdefault((data, name), (place, seeds))
 
     def _task(self, data: str, place: int, unit: Unit, seed: int) -> Task:
         unit, config = Unit(unit.method, unit.setting, seed), self.methods[data, unit.method].config
