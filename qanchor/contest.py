@@ -43,7 +43,7 @@ from qanchor.evaluation.judge import hardware
 from qanchor.evaluation.results import ZERO_SHOT
 from qanchor.evaluation.standings import save, standings
 from qanchor.evaluation.studies import OURS, STUDIES
-from qanchor.pipeline import SHIPPED, Project, prepared
+from qanchor.pipeline import KINDS, SHIPPED, Project, prepared
 
 TRAINED: dict[str, tuple[Callable[..., Baseline], tuple[Setting, ...]]] = {
     "cpc": (CPC, ({"reach": 4}, {"reach": 12})),
@@ -162,7 +162,7 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
 
     def model(setting: Setting, seed: int) -> Project:
         settings = changed(base, {"training.seed": seed, **setting})
-        return trained.trained(project.out / "bench" / "models", project, settings)
+        return trained.trained(project.out / "bench" / "models", project, settings, tuple(rows))
 
     def embed(setting: Setting, seed: int) -> dict[str, Features]:
         own = model(setting, seed)
@@ -181,7 +181,7 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
         embed,
         judges={ZERO_SHOT: Given},
         config=[parts, __version__],
-        measure=lambda *unit: trained.measured(model(*unit)),
+        measure=(lambda *unit: trained.measured(model(*unit))) if set(rows) == set(KINDS) else None,
     )
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,8 @@ from qanchor.useru.synthesis.pool import diff, generate
 from qanchor.useru.synthesis.synthesize import estimate
 
 TRAINING_SPLITS = ("train", "validation")
+KINDS = ("base", "tuned")
+"""Of embeddings."""
 SHIPPED = "qanchor-small"
 """The weights that ship with the package."""
 
@@ -338,24 +340,29 @@ class Project:
 
     # -- embeddings ---------------------------------------------------------------------------------------------
 
-    def embed_requests(self) -> None:
+    def embed_requests(self, kinds: Sequence[str] = KINDS) -> None:
         """Embeddings of every request for every scenario: `base` by its query alone, `tuned` with its soft prompt."""
-        self.tune()
+        if "tuned" in kinds:
+            self.tune()
+        else:
+            self.pretrain()
         inputs = {"encrypt": True} if self.config.encrypt else {}
-        self.stages.run("embed", inputs, ("tune",), lambda _: self._embed())
+        some = {} if set(kinds) == set(KINDS) else {"kinds": sorted(kinds)}
+        after = ("tune" if "tuned" in kinds else "pretrain",)
+        self.stages.run("embed", inputs | some, after, lambda _: self._embed(kinds))
 
-    def _embed(self) -> None:
+    def _embed(self, kinds: Sequence[str]) -> None:
         model = QAnchor.from_pretrained(self.out / "model", self.out / "vectors")
-        names = list(self.config.scenarios)
-        queries = [self.config.scenarios[name].query for name in names]
+        names, fingerprint = list(self.config.scenarios), persistence.fingerprint(model.towers)
+        tuned = names if "tuned" in kinds else []
+        queries = [self.config.scenarios[name].query for name in names] if "base" in kinds else []
         with self.stages.progress("embed", len(self.past)) as advance:
-            both = model.embed(self.past, names, queries, progress=lambda n: advance(n, ""))
-        fingerprint, folder = persistence.fingerprint(model.towers), self.storage / "embeddings"
-        tuned, base = both[:, : len(names)], both[:, len(names) :]
+            all_NGO = model.embed(self.past, tuned, queries, progress=lambda n: advance(n, ""))
+        of = {"tuned": all_NGO[:, : len(tuned)], "base": all_NGO[:, len(tuned) :]}
         made_by = {"tuned": makers(model, fingerprint), "base": dict.fromkeys(names, fingerprint)}
-        for kind, part in (("tuned", tuned), ("base", base)):
-            path = folder / f"{kind}.parquet"
-            embeddings.write(path, self.requests, names, part, self.covers, made_by[kind])
+        for kind in kinds:
+            path = self.storage / "embeddings" / f"{kind}.parquet"
+            embeddings.write(path, self.requests, names, of[kind], self.covers, made_by[kind])
 
     # -- evaluation ---------------------------------------------------------------------------------------------
 
@@ -418,8 +425,7 @@ class Project:
     def _embeddings(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
         """kind -> scenario -> [N, O], as `embed` wrote them."""
         return {
-            kind: embeddings.read_all(self.storage / "embeddings" / f"{kind}.parquet", self.covers)
-            for kind in ("base", "tuned")
+            kind: embeddings.read_all(self.storage / "embeddings" / f"{kind}.parquet", self.covers) for kind in KINDS
         }
 
     def _oracle(self) -> dict[str, npt.NDArray[np.float64]] | None:

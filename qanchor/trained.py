@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ STEPS = 500
 """Steps of pretraining whose gradient is told: Figure 11 looks at where training begins."""
 
 
-def trained(bench: Path, run: Project, settings: Config) -> Project:
-    """Our model under one config: pretrained, tuned, every request embedded.
+def trained(bench: Path, run: Project, settings: Config, kinds: Sequence[str]) -> Project:
+    """Our model under one config: pretrained, tuned where `kinds` of embeddings ask for it, every request embedded.
 
     Args:
         bench: where the models of a bench are kept.
@@ -42,11 +42,12 @@ def trained(bench: Path, run: Project, settings: Config) -> Project:
     pretrained = _pretrained(bench, run, settings)
     own = _like(run, settings, pretrained / "tuned" / _digest(settings))
     _borrow(pretrained, own.out)
-    counted = run.out / "counted"
-    with _alone(counted):
-        run.count()
-    _take(run.out, own.out, ("count",), (counted.name,))
-    own.embed_requests()
+    if "tuned" in kinds:
+        counted = run.out / "counted"
+        with _alone(counted):
+            run.count()
+        _take(run.out, own.out, ("count",), (counted.name,))
+    own.embed_requests(kinds)
     return own
 
 

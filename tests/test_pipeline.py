@@ -57,7 +57,7 @@ def test_results_have_the_promised_structure(project):
     for row in [*results["scenarios"].values(), results["average"]]:
         assert set(row) == columns
         assert all({"auc", "ks"} <= set(row[column]) for column in columns)
-    assert {"ingest", "useru", "pretrain", "tune", "embed", "evaluate"} <= set(results["seconds"])
+    assert {"ingest", "useru", "pretrain", "count", "tune", "embed", "evaluate"} <= set(results["seconds"])
     assert "<table" in (project.out / "report.html").read_text()
 
 

@@ -22,7 +22,7 @@ from qanchor.events import atomic
 from qanchor.model.head import PROMPTED, STREAMS
 from qanchor.model.readout import Readout
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
