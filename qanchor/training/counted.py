@@ -42,9 +42,8 @@ class Counted:
 
     def save(self, path: Path) -> None:
         """As safetensors, in one step."""
-        atomic.write(
-            path, save({f"{part}/{name}": of for part in PARTS for name, of in vars(getattr(self, part)).items()})
-        )
+        arrays = {f"{part}/{name}": of for part in PARTS for name, of in vars(getattr(self, part)).items()}
+        atomic.write(path, save(arrays))
 
     @classmethod
     def load(cls, path: Path) -> Counted:
