@@ -43,24 +43,44 @@ def test_an_unknown_method_is_one_line_that_names_the_nearest(wallet, capsys):
     assert "did you mean 'msdp'?" in capsys.readouterr().err
 
 
-def test_our_own_rows_share_the_store_and_leave_base_and_tuned(wallet):
-    quiet = Console(quiet=True)
-    project = prepared("wallet", None, wallet, quiet, {"users": 300}, from_scratch=True)
-    tiny = {
+@pytest.fixture(scope="module")
+def tiny(wallet):
+    """A project whose models are trained in a moment, for two scenarios."""
+    project = prepared("wallet", None, wallet, Console(quiet=True), {"users": 300}, from_scratch=True)
+    small = {
+        "training.pretrain.align_steps": 1,
+        "training.pretrain.steps": 1,
         "training.tune.steps": 2,
         "training.tune.validate_every": 1,
         "model.hidden": 64,
         "scenarios": {name: project.config.model_dump()["scenarios"][name] for name in ("login", "value")},
     }
-    project = Project(changed(project.config, tiny), project.stages)
-    own = bench_of(project, ["untrained"])
+    return Project(changed(project.config, small), project.stages)
+
+
+def test_our_own_rows_share_the_store_and_leave_base_and_tuned(tiny):
+    own = bench_of(tiny, ["untrained"])
     outcome = own.run(Unit("untrained", {}, 0))
     assert set(outcome.rows) == {"untrained", "w/o pretraining"}
     assert set(outcome.rows["untrained"]) == {"login", "value"}
     assert set(outcome.measured["attention"]["tuned"]) == {"login", "value"}
     assert sum(outcome.measured["attention"]["base"]["login"].values()) == pytest.approx(1, abs=1e-3)
-    model, survey = sorted((wallet / "bench" / "models").iterdir())
+    model, survey = sorted((tiny.out / "bench" / "models").iterdir())
     assert survey.name.startswith("useru-")
     assert (model / "store").is_symlink()
     assert (model / "useru").resolve() == survey / "useru"
     assert not (model / "checkpoints").exists()
+
+
+def test_a_row_is_trained_and_embedded_for_what_it_is_judged_by_alone(tiny):
+    own = bench_of(tiny, [])
+    before = {path.parent.name for path in tiny.out.glob("bench/models/*/tuned/*/stages")}
+    assert set(own.run(Unit("instructue", {}, 0)).rows) == {"InstructUE-like"}
+    assert set(own.run(Unit("w/o user token", {}, 0)).rows) == {"w/o user token"}
+    runs = [path.parent for path in tiny.out.glob("bench/models/*/tuned/*/stages") if path.parent.name not in before]
+    done = {run: {stage.stem for stage in (run / "stages").iterdir()} for run in runs}
+    kinds = {run: {kind.stem for kind in (run / "embeddings").glob("*.parquet")} for run in runs}
+    (base,) = (run for run in runs if kinds[run] == {"base"})
+    (tuned,) = (run for run in runs if kinds[run] == {"tuned"})
+    assert "tune" not in done[base]
+    assert "tune" in done[tuned]
