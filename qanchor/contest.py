@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 from qanchor import __version__, config, embeddings, trained
 from qanchor.baselines.baseline import Baseline
@@ -299,7 +300,9 @@ def _in_processes(opened: Callable[[], None], jobs: int, units: Sequence[Unit]) 
 
 def _opened(data: str, data_dir: Path | None, out: Path, world: dict[str, Any], only: Sequence[str], jobs: int) -> None:
     """A worker's own bench, kept for all of its units."""
-    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
+    share = max(1, torch.get_num_threads() // jobs)
+    torch.set_num_threads(share)
+    threadpool_limits(share)  # of numpy's and LightGBM's, for as long as the process lives
     project = prepared(data, data_dir, out, Console(quiet=True), world, from_scratch=True)
     _workers["bench"] = bench_of(project, only)
 

@@ -31,7 +31,7 @@ class Boosted:
             import lightgbm
         except ImportError:
             raise ModelError("LightGBM is not installed: pip install lightgbm") from None
-        training = lightgbm.Dataset(X, y, params={"verbosity": -1, "max_bin": 63}, free_raw_data=False)
+        training = lightgbm.Dataset(X, y, params={"verbosity": -1, "max_bin": 63, "num_threads": 1}, free_raw_data=False)
         validation = training.create_valid(X_validation, y_validation)
         best = -np.inf
         for leaves in LEAVES:
