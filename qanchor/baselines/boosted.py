@@ -26,12 +26,15 @@ class Boosted:
         self.seed = seed
 
     def fit(self, X: Array, y: Array, X_validation: Array, y_validation: Array) -> Boosted:
-        """Raises ModelError without the package."""
+        """Raises ModelError: LightGBM cannot be loaded."""
         try:
             import lightgbm
-        except ImportError:
-            raise ModelError("LightGBM is not installed: pip install lightgbm") from None
-        training = lightgbm.Dataset(X, y, params={"verbosity": -1, "max_bin": 63, "num_threads": 1}, free_raw_data=False)
+        except (ImportError, OSError) as error:
+            raise ModelError(
+                f"LightGBM cannot be loaded ({error}): pip install lightgbm; on macOS it also wants `brew install libomp`"
+            ) from None
+        binned = {"verbosity": -1, "max_bin": 63, "num_threads": 1}
+        training = lightgbm.Dataset(X, y, params=binned, free_raw_data=False)
         validation = training.create_valid(X_validation, y_validation)
         best = -np.inf
         for leaves in LEAVES:
