@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qanchor.errors import ModelError
+from qanchor.probe import boosting
 
 Array = npt.NDArray[np.float32]
 
@@ -26,13 +26,8 @@ class Boosted:
         self.seed = seed
 
     def fit(self, X: Array, y: Array, X_validation: Array, y_validation: Array) -> Boosted:
-        """Raises ModelError: LightGBM cannot be loaded."""
-        try:
-            import lightgbm
-        except (ImportError, OSError) as error:
-            raise ModelError(
-                f"LightGBM cannot be loaded ({error}): pip install lightgbm; on macOS it also wants `brew install libomp`"
-            ) from None
+        """Raises TrainingError: LightGBM cannot be loaded."""
+        lightgbm = boosting.load()
         binned = {"verbosity": -1, "max_bin": 63, "num_threads": 1}
         training = lightgbm.Dataset(X, y, params=binned, free_raw_data=False)
         validation = training.create_valid(X_validation, y_validation)

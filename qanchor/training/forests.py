@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from qanchor.errors import TrainingError
 from qanchor.model.readout import CUTS, DEPTH, LEAVES, alike
+from qanchor.probe import boosting
 from qanchor.training.sample import Sample
 
 ROUNDS, PATIENCE = 400, 30
@@ -72,13 +72,7 @@ def grown(amount_RA: Floats, sample: Sample) -> Forest:
     Raises:
         TrainingError: LightGBM cannot be loaded.
     """
-    try:  # here: a model is read and served without it
-        import lightgbm
-    except (ImportError, OSError) as error:
-        raise TrainingError(
-            f"LightGBM, which grows the forests of readouts, cannot be loaded ({error}): pip install lightgbm; "
-            "on macOS it also wants `brew install libomp`"
-        ) from None
+    lightgbm = boosting.load()
     if not len(sample.label_CR):
         return Forest.bare(np.zeros((0, len(sample.judged)), np.float32))
     varied_F = np.flatnonzero(amount_RA[sample.train].std(0) > 0)  # most places are empty: nothing to look through
