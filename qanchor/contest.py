@@ -181,6 +181,7 @@ def _own(project: Project, changes: Mapping[str, Any], rows: Mapping[str, str], 
     return Method(
         embed,
         judges={ZERO_SHOT: Given},
+        ours=True,
         config=[parts, __version__],
         measure=(lambda *unit: trained.measured(model(*unit))) if set(rows) == set(KINDS) else None,
     )

@@ -48,6 +48,8 @@ class Method:
     """Rows that something else than the linear probe judges: a classifier of a seed."""
     kept: bool = True
     """Whether the features are worth keeping with the unit."""
+    ours: bool = False
+    """Our model, in whatever form: the others are what it is compared with."""
     config: Any = None
     """What a unit depends on beside setting and seed, the data and the labels."""
     measure: Callable[[Setting, int], Mapping[str, Any]] | None = None

@@ -16,7 +16,7 @@ import numpy as np
 
 from qanchor.evaluation import charts, page, plots
 from qanchor.evaluation.bench import Bench, Outcome
-from qanchor.evaluation.bench_tables import is_ours, scores, scores_table
+from qanchor.evaluation.bench_tables import scores, scores_table
 from qanchor.evaluation.standings import METRICS, Standing
 from qanchor.evaluation.studies import OURS, Findings
 from qanchor.evaluation.table import number
@@ -207,9 +207,8 @@ ours one for each.</p>{figures}</section>"""
 
 def _best_baseline(bench: Bench, rows: Sequence[Standing]) -> list[Standing]:
     """The row that is not ours with the highest average AUC of those whose embeddings were kept."""
-    known = [
-        row for row in rows if not is_ours(bench, row) and (u := bench.chosen(row.method)) and bench.kept(u, row.row)
-    ]
+    others = [row for row in rows if not bench.methods[row.method].ours]
+    known = [row for row in others if (unit := bench.chosen(row.method)) and bench.kept(unit, row.row)]
     return [max(known, key=lambda row: np.nan_to_num(row.average["auc"]))] if known else []
 
 

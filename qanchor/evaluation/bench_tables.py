@@ -30,7 +30,7 @@ one side of zero. In colour: the best of a column.</p>"""
 def _headline(bench: Bench, rows: Sequence[Standing]) -> str:
     """How `tuned` stands against the best row that is not ours."""
     tuned = next((row for row in rows if row.row == REFERENCE), None)
-    others = [row for row in rows if not is_ours(bench, row)]
+    others = [row for row in rows if not bench.methods[row.method].ours]
     if tuned is None or not others or not tuned.scenarios:
         return ""
     sentences = []
@@ -44,10 +44,6 @@ def _headline(bench: Bench, rows: Sequence[Standing]) -> str:
             f"{number(ahead, True)}, {sure} among test users."
         )
     return f"<p>{' '.join(sentences)}</p>"
-
-
-def is_ours(bench: Bench, row: Standing) -> bool:
-    return bench.methods[row.method].measure is not None
 
 
 def scores_table(rows: Sequence[Standing], metric: str, caption: str) -> str:

@@ -53,10 +53,10 @@ def methods(
                 "gradient": {"norm": norms, "align": 80, "mean": gradient / 1e3, "max": gradient / 10},
             }
 
-        return Method(embed, config=[name], measure=measure)
+        return Method(embed, config=[name], ours=True, measure=measure if len(rows) > 1 else None)
 
     found = {name: Method(baseline(name, noise), kept=name != "counts") for name, noise in baselines.items()}
-    found["untrained"] = own("untrained", {"untrained": 2.0, "w/o pretraining": 1.8})
+    found["untrained"] = own("untrained", {"untrained": 0.8, "w/o pretraining": 0.7})
     found[OURS] = own(OURS, {"base": 0.6, "tuned": 0.3})
     for study in STUDIES:
         for place, (name, point) in enumerate(zip(named(study), STUDIES[study].points, strict=True)):

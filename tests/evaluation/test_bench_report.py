@@ -56,6 +56,10 @@ def test_points_to_nothing_outside_and_every_tag_closes(page: str) -> None:
     assert not re.search(r"url\(|@import|https?://", page)
 
 
+def test_the_best_row_that_is_not_ours_is_no_ablation_of_ours(page: str) -> None:
+    assert set(re.findall(r"for <i>([^<]+)</i>, the best row that is not ours", page)) == {"counts"}
+
+
 def test_every_figure_is_there_and_described(page: str) -> None:
     read = Page(page)
     pictures = [link for link in read.links if link.startswith("data:image/")]
