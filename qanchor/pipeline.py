@@ -300,9 +300,6 @@ class Project:
         }
         self.stages.run("tune", inputs, ("pretrain", *by_count), self._tune)
 
-    def _counted(self, name: str) -> Path:
-        return self.out / "counted" / self.stages.digests["count"] / f"{name}.safetensors"
-
     def _tune(self, digest: str) -> None:
         if not self.config.scenarios:
             raise ConfigError("the config names no scenario: add `scenarios:` with a query and a label rule each")
@@ -321,11 +318,12 @@ class Project:
                 prompts[name] = SoftPrompt(name, queries[name], towers.prompt, nothing, fingerprint)
                 del labelled[name]
         if labelled:
-            said = (
-                {name: Counted.load(self._counted(name)) for name in labelled} if self.config.model.user_token else {}
-            )
+            by_count: dict[str, Counted] = {}
+            if self.config.model.user_token:
+                fitted = self.out / "counted" / self.stages.digests["count"]
+                by_count = {name: Counted.load(fitted / f"{name}.safetensors") for name in labelled}
             as_of_N, seed = self.past.as_of[rows], self.config.training.seed
-            tuning = Tuning(towers, cache, queries, labelled, as_of_N, said, settings, seed, folder)
+            tuning = Tuning(towers, cache, queries, labelled, as_of_N, by_count, settings, seed, folder)
             check = ""
             with self.stages.progress("tune", settings.steps) as advance:
                 for done in tuning.run():
