@@ -61,10 +61,11 @@ def search(
     name = scenario or _scenario(daily, model, vector_O)
     snapshot = _snapshot(daily, name, as_of)
     _expect(daily, snapshot, name, persistence.fingerprint(model.towers))
+    along_RO = model.written_along(name)
     if approximate:
-        near = lance.search(snapshot, name, project.config.shards, vector_O, k)
+        near = lance.search(snapshot, name, project.config.shards, vector_O, k, along_RO)
     else:
-        near = nearest(_blocks(snapshot, name, project.config.shards), vector_O, k)
+        near = nearest(_blocks(snapshot, name, project.config.shards), vector_O, k, along_RO)
     return Audience(str(snapshot.as_of), name, near)
 
 

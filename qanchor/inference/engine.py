@@ -25,6 +25,7 @@ from qanchor.model.batch import collate, prefix_tokens
 from qanchor.model.body import KeysValues
 from qanchor.model.hierarchy import Prefix
 from qanchor.model.prompts import Prompts, SoftPrompt
+from qanchor.model.readout import Readout
 from qanchor.model.towers import Tokens, Towers
 from qanchor.training.pretrain import autocast
 
@@ -69,6 +70,12 @@ class QAnchor:
         persistence.save(self.towers, Path(folder), card)
         for name, prompt in self.prompts.items():
             prompt.save(Path(folder) / "prompts" / f"{name}.safetensors")
+
+    def written_along(self, scenario: str) -> npt.NDArray[np.float32]:
+        """[R, O] the directions that a scenario's readout writes along; none where it has no readout."""
+        prompt = self.prompts.get(scenario)
+        along_RO = (prompt.readout if prompt else Readout.none()).along(self.towers.dim)
+        return np.asarray(along_RO.numpy(), np.float32)
 
     def embed(
         self,

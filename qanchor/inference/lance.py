@@ -21,6 +21,8 @@ ROWS = 65_536
 """Of a batch: bounded memory whatever a shard's size."""
 INDEXED = 100_000
 """Users from which on an index is built; of fewer Lance looks at all."""
+MORE = 4
+"""Times as many candidates where users are compared without what a readout has written."""
 PROBED = 0.2
 """Share of the index's cells that a search looks into: recall against speed (benchmarks/search.py)."""
 
@@ -45,7 +47,9 @@ def write(snapshot: Snapshot, scenario: str, shards: int) -> Place:
     return place
 
 
-def search(snapshot: Snapshot, scenario: str, shards: int, vector_O: Floats, k: int) -> list[Near]:
+def search(
+    snapshot: Snapshot, scenario: str, shards: int, vector_O: Floats, k: int, along_RO: Floats | None = None
+) -> list[Near]:
     """As `nearest`, of the users whom the index finds: most of the k, not always all.
 
     Raises:
@@ -61,11 +65,15 @@ def search(snapshot: Snapshot, scenario: str, shards: int, vector_O: Floats, k: 
     if (found.schema.metadata or {}).get(KEY) != _made(snapshot, scenario, shards):
         raise DataError(f"{place} is older than the files beside it: run `qanchor embed --sink lance` again")
     # among rows of unit length the nearest to a vector of unit length are those with the largest product
-    asked = {"column": "embedding", "q": vector_O / np.linalg.norm(vector_O), "k": k}
+    rest_O = vector_O if along_RO is None else vector_O - (along_RO @ vector_O) @ along_RO
+    # their lengths differ by a third once a readout is left out: more candidates, which `nearest` ranks
+    more = 1 if along_RO is None or not len(along_RO) else MORE
+    asked = {"column": "embedding", "q": rest_O / np.linalg.norm(rest_O), "k": more * k}
     cells = max(1, round(PROBED * found.count_rows() ** 0.5))
     rows = found.to_table(columns=["user_id", "embedding", "_distance"], nearest={**asked, "nprobes": cells})
     user_N, embedding_N = (rows[name].combine_chunks() for name in ("user_id", "embedding"))
-    return nearest([(user_N, embedding_N.flatten().to_numpy().reshape(len(user_N), len(vector_O)))], vector_O, k)
+    embedding_NO = embedding_N.flatten().to_numpy().reshape(len(user_N), len(vector_O))
+    return nearest([(user_N, embedding_NO)], vector_O, k, along_RO)
 
 
 def _library() -> Any:

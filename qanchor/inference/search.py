@@ -1,9 +1,12 @@
 """The users nearest to a vector, exactly: a matrix product block by block, whatever the blocks.
 
+A tuned embedding says mostly what its readout has written (model/readout.py), of which no sentence knows. So users are
+compared by what is left without it.
+
 Products in single precision only choose candidates; these are scored again in double precision. So the result does not
 depend on how the rows were cut into blocks, on the machine, or on the order in which shards are read.
 
-Shapes: N users of a block, C candidates among them, O dimensions, R statements.
+Shapes: N users of a block, C candidates among them, O dimensions, R statements, or directions of a readout.
 """
 
 from __future__ import annotations
@@ -27,24 +30,33 @@ SLACK = 4.0
 """How far below the k-th a candidate may lie, in units of what a product of O numbers rounds by: two would do."""
 
 
+COARSE = 0.01
+"""The same where a readout is left out: what is left is a sixtieth of an embedding's length, or less."""
+
+
 class Near(NamedTuple):
     user_id: str
     score: float
     """The inner product with the vector."""
 
 
-def nearest(blocks: Iterable[tuple[pa.Array, Floats]], vector_O: npt.ArrayLike, k: int) -> list[Near]:
+def nearest(
+    blocks: Iterable[tuple[pa.Array, Floats]], vector_O: npt.ArrayLike, k: int, along_RO: Floats | None = None
+) -> list[Near]:
     """The k users with the largest inner product, best first; equals are in the order of their ids.
 
     Args:
         blocks: [N] users and their embeddings [N, O], of unit length; as many blocks as there are, one in memory.
+        along_RO: directions to be left out of account, as `without` does.
     """
+    along = np.zeros((0, np.size(vector_O)), np.float32) if along_RO is None else along_RO
     vector = np.asarray(vector_O, np.float64)
-    slack = SLACK * len(vector) * float(np.finfo(np.float32).eps) * float(np.linalg.norm(vector))
+    rounding = COARSE if len(along) else SLACK * len(vector) * float(np.finfo(np.float32).eps)
+    slack = rounding * float(np.linalg.norm(vector))
     user_K: npt.NDArray[np.str_] = np.empty(0, np.str_)
     score_K: Doubles = np.empty(0)
     for user_N, embedding_NO in blocks:
-        product_N = embedding_NO @ vector.astype(np.float32)
+        product_N = _products(embedding_NO, vector.astype(np.float32), along)
         # whoever may be among the k best, of this block and of all before
         floor = float(score_K[-1]) if len(score_K) == k else -np.inf
         if len(product_N) > k:
@@ -52,9 +64,27 @@ def nearest(blocks: Iterable[tuple[pa.Array, Floats]], vector_O: npt.ArrayLike, 
         row_C = np.flatnonzero(product_N >= floor - slack)
         user_C = np.array(user_N.take(pa.array(row_C)).to_pylist(), np.str_)
         # the sum of each row by itself: a product of matrices would round by its shape
-        score_C = (embedding_NO[row_C].astype(np.float64) * vector).sum(1)
+        score_C = (without(along, embedding_NO[row_C]) * vector).sum(1)
         user_K, score_K = _best(np.concatenate([user_K, user_C]), np.concatenate([score_K, score_C]), k)
     return [Near(*pair) for pair in zip(user_K.tolist(), score_K.tolist(), strict=True)]
+
+
+def without(along_RO: Floats, embedding_CO: Floats) -> Doubles:
+    """[C, O] embeddings less what they hold along orthonormal directions, of unit length; as they are without any."""
+    rest_CO = embedding_CO.astype(np.float64)
+    for along_O in along_RO.astype(np.float64):
+        rest_CO = rest_CO - (rest_CO * along_O).sum(1)[:, None] * along_O
+    return rest_CO / np.maximum(np.linalg.norm(rest_CO, axis=1)[:, None], 1e-12) if len(along_RO) else rest_CO
+
+
+def _products(embedding_NO: Floats, vector_O: Floats, along_RO: Floats) -> Floats:
+    """[N] what `without` and the product with the vector come to, in single precision."""
+    if not len(along_RO):
+        return embedding_NO @ vector_O
+    rest_O = vector_O - (along_RO @ vector_O) @ along_RO
+    held_N = np.square(embedding_NO @ along_RO.T).sum(1)
+    product_N: Floats = embedding_NO @ rest_O / np.sqrt(np.maximum(1 - held_N, np.float32(1e-12)))
+    return product_N
 
 
 def direction(model: QAnchor, framing: Framing, positive: str | None, negative: str | None = None) -> Floats:

@@ -66,6 +66,11 @@ class Readout:
         """From `tensors`."""
         return cls(tensors["lines"], tensors["features"].long(), tensors["thresholds"], tensors["leaves"])
 
+    def along(self, width: int) -> Tensor:
+        """[R, O] the directions of one scenario's embeddings that it writes along: c, and one a class; or none."""
+        lines = self.line_RV.shape[-2] - LINES
+        return torch.cat([common(width)[None], directions(lines, width)]) if lines else torch.zeros(0, width)
+
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What a file keeps."""

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from qanchor.errors import DataError
+from qanchor.inference.search import Floats, without
 from qanchor.serving import messages as m
 from qanchor.serving import replies
 from qanchor.serving.door import Door, Who
@@ -166,12 +167,16 @@ def add_questions(app: FastAPI, service: Service, door: Door) -> None:
         world = service.world
         results, _ = await found(request, world, users, names, queries, moment_of(asked.as_of))
         direction_RO = np.stack([await service.answer(world, statement) for statement in asked.statements])
+        suffix = service.suffix(world, names[0]) if names else Suffix(queries[0])
+        along_RO = _written_along(world, suffix)
         await door.wrote(who, "statements", names or [ANY], sum(isinstance(one, Found) for one in results), "ok")
         data = [
             {"user_id": user_id, "as_of": iso(result.as_of), "statement": statement, "similarity": float(similarity)}
             for user_id, result in zip(users, results, strict=True)
             if isinstance(result, Found)
-            for statement, similarity in zip(asked.statements, direction_RO @ result.told_GX[0], strict=True)
+            for statement, similarity in zip(
+                asked.statements, direction_RO @ without(along_RO, result.told_GX[:1])[0], strict=True
+            )
         ]
         return Json({"model": world.fingerprint, "data": data, "errors": replies.failed(users, results)})
 
@@ -180,21 +185,27 @@ def add_questions(app: FastAPI, service: Service, door: Door) -> None:
         """The users whose embeddings of the last refresh for a scenario lie nearest to a statement, or to a user."""
         door.allow(who, "search", [asked.scenario], asked.k, 10)
         world = service.world
-        service.suffix(world, asked.scenario)
+        along_RO = _written_along(world, service.suffix(world, asked.scenario))
         matrix = world.shelf.matrices.get(asked.scenario)
         if matrix is None or world.shelf.as_of is None:
             raise DataError(f"{asked.scenario!r} is not in the last refresh: name it in the config and refresh")
         if asked.user_id is not None:
-            vector_O = matrix.get(asked.user_id)
-            if vector_O is None or asked.user_id in world.forgotten:
+            own_O = matrix.get(asked.user_id)
+            if own_O is None or asked.user_id in world.forgotten:
                 raise HTTPException(404, "this user is not in the last refresh")
+            vector_O = without(along_RO, own_O[None])[0]
         else:
             vector_O = await service.answer(world, str(asked.sentence))
-        near = await asyncio.to_thread(matrix.nearest, vector_O, asked.k)
+        near = await asyncio.to_thread(matrix.nearest, vector_O, asked.k, along_RO)
         near = [one for one in near if one.user_id not in world.forgotten]
         await door.wrote(who, "search", [asked.scenario], len(near), "ok")
         data = [{"user_id": user_id, "similarity": score} for user_id, score in near]
         return Json({"model": world.fingerprint, "as_of": str(world.shelf.as_of), "data": data})
+
+
+def _written_along(world: World, suffix: Suffix) -> Floats:
+    """[R, O] what statements and neighbours know nothing of."""
+    return world.reader.model.written_along(suffix.tuned or "")
 
 
 async def _unless_gone(request: Request, futures: Sequence[asyncio.Future[T]]) -> list[T]:

@@ -40,9 +40,9 @@ class Matrix:
         row = self.rows.get(user_id)
         return None if row is None else self.embedding_NO[row]
 
-    def nearest(self, vector_O: Floats, k: int) -> list[Near]:
-        """The k users with the largest inner product, and that; exact, equals by id."""
-        return nearest(self._blocks(), vector_O, k)
+    def nearest(self, vector_O: Floats, k: int, along_RO: Floats) -> list[Near]:
+        """The k users with the largest inner product without what a readout wrote, and that; exact, equals by id."""
+        return nearest(self._blocks(), vector_O, k, along_RO)
 
     def _blocks(self) -> Iterator[tuple[pa.ChunkedArray, Floats]]:
         for at in range(0, len(self.embedding_NO), BLOCK):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from conftest import tiny_towers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from qanchor.errors import DataError, ModelError
 from qanchor.inference import lance
 from qanchor.inference.engine import QAnchor
-from qanchor.inference.search import Near, direction, nearest
+from qanchor.inference.search import Near, direction, nearest, without
 from qanchor.inference.snapshot import Made, Snapshot
+from qanchor.model.readout import COMMON, LINES, MIXED, Readout
 from qanchor.useru.chinese import CHINESE
 from qanchor.useru.english import ENGLISH
 from qanchor.useru.statements import Framing
@@ -46,6 +48,26 @@ def test_nearest_is_the_slow_search_whatever_the_blocks(users, k, rows, seed):
     vector_O = np.random.default_rng(seed + 100).normal(size=16).astype(np.float32)
     blocks = ((user_N[at : at + rows], row_NO[at : at + rows]) for at in range(0, users, rows))
     assert nearest(blocks, vector_O, k) == slowly(user_N, row_NO, vector_O, k)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 2), st.integers(0, 9))
+def test_what_a_readout_has_written_moves_nobody(users, rows, classes, seed):
+    random = np.random.default_rng(seed)
+    user_N, mixed_NO = crowd(users, 128, seed)
+    along_RO = replace(Readout.none(), line_RV=torch.zeros(LINES + classes, 0)).along(128).numpy()
+    mixed_NO = without(along_RO, mixed_NO)
+    said_NR = np.column_stack([np.full(users, COMMON), random.normal(0, 2, (users, classes))])
+    row_NO = MIXED * mixed_NO + said_NR @ along_RO
+    row_NO = (row_NO / np.linalg.norm(row_NO, axis=1, keepdims=True)).astype(np.float32)
+    vector_O = random.normal(size=128).astype(np.float32)
+    blocks = ((user_N[at : at + rows], row_NO[at : at + rows]) for at in range(0, users, rows))
+    found = nearest(blocks, vector_O, 5, along_RO)
+    assert found == nearest([(user_N, row_NO)], vector_O, 5, along_RO)
+    expected = slowly(user_N, mixed_NO, vector_O, users)
+    score = {near.user_id: near.score for near in expected}
+    np.testing.assert_allclose([near.score for near in found], [near.score for near in expected[:5]], atol=2e-3)
+    np.testing.assert_allclose([near.score for near in found], [score[near.user_id] for near in found], atol=2e-3)
 
 
 def test_what_single_precision_cannot_tell_apart_is_told_apart():
