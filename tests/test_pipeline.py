@@ -18,7 +18,7 @@ from qanchor.daily import Daily
 from qanchor.datasets import wallet
 from qanchor.errors import DataError
 from qanchor.events.store import EventStore
-from qanchor.inference.search import direction
+from qanchor.inference.search import direction, without
 from qanchor.pipeline import Project
 from qanchor.policies import trial
 from qanchor.useru.statements import Framing
@@ -190,7 +190,8 @@ def test_search_is_the_product_over_what_embed_wrote(project, tmp_path, capsys):
     assert (found["scenario"], found["as_of"]) == ("forest", str(day))
     frame = pl.read_parquet(project.out / "embeddings" / f"as_of={day}" / "forest" / "*.parquet")
     model, framing = QAnchor.from_pretrained(project.out / "model"), Framing.of(project.config)
-    scores = frame["embedding"].to_numpy().astype(float) @ direction(model, framing, "plays the wallet forest")
+    rest_NO = without(model.written_along("forest"), frame["embedding"].to_numpy())
+    scores = rest_NO @ direction(model, framing, "plays the wallet forest")
     expected = frame.select("user_id", score=pl.Series(scores)).sort("score", "user_id", descending=[True, False])[:7]
     assert [user["user_id"] for user in found["users"]] == expected["user_id"].to_list()
     assert [user["score"] for user in found["users"]] == pytest.approx(expected["score"].to_list())
