@@ -263,7 +263,7 @@ class Project:
         return found
 
     @property
-    def _labels(self) -> dict[str, Any]:
+    def _label_inputs(self) -> dict[str, Any]:
         """What labels are made from, beside events."""
         rules = {name: s.model_dump(include={"label", "labels"}) for name, s in self.config.scenarios.items()}
         files = [storage.place(s.labels, self.config.root) for s in self.config.scenarios.values() if s.labels]
@@ -272,7 +272,7 @@ class Project:
     def count(self) -> None:
         """What counting alone says of each scenario: the part of readouts that no model changes."""
         self.ingest()
-        inputs = self._labels | {
+        inputs = self._label_inputs | {
             "windows": self.config.windows.model_dump(),
             "users": self.config.users.model_dump(),
             "modalities": {name: m.model_dump() for name, m in self.config.modalities.items()},
@@ -290,15 +290,15 @@ class Project:
     def tune(self) -> None:
         """A soft prompt for every scenario, on the labels of training users, kept by validation users."""
         self.pretrain()
-        by_count = ("count",) if self.config.model.user_token else ()
-        if by_count:
+        counting = ("count",) if self.config.model.user_token else ()
+        if counting:
             self.count()
         inputs = {
             "tune": self.config.training.tune.model_dump(exclude={"cache_gb"}),
             "queries": {name: scenario.query for name, scenario in self.config.scenarios.items()},
-            **self._labels,
+            **self._label_inputs,
         }
-        self.stages.run("tune", inputs, ("pretrain", *by_count), self._tune)
+        self.stages.run("tune", inputs, ("pretrain", *counting), self._tune)
 
     def _tune(self, digest: str) -> None:
         if not self.config.scenarios:

@@ -71,11 +71,12 @@ class QAnchor:
         for name, prompt in self.prompts.items():
             prompt.save(Path(folder) / "prompts" / f"{name}.safetensors")
 
-    def written_along(self, scenario: str) -> npt.NDArray[np.float32]:
-        """[R, O] the directions that a scenario's readout writes along; none where it has no readout."""
-        prompt = self.prompts.get(scenario)
-        along_RO = (prompt.readout if prompt else Readout.none()).along(self.towers.dim)
-        return np.asarray(along_RO.numpy(), np.float32)
+    def written_along(self, scenario: str | None) -> npt.NDArray[np.float32]:
+        """[R, O] the directions that a scenario's readout writes along; none where it, or a free question, has none."""
+        prompt = self.prompts.get(scenario) if scenario else None
+        readout = prompt.readout if prompt else Readout.none()
+        along_RO: npt.NDArray[np.float32] = readout.along(self.towers.dim).numpy()
+        return along_RO
 
     def embed(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from qanchor.errors import ConfigError, DataError
-from qanchor.inference.search import Floats, Near, nearest
+from qanchor.inference.search import NOTHING, Floats, Near, across, nearest
 from qanchor.inference.snapshot import KEY, Snapshot, digest
 from qanchor.storage import Place
 
@@ -65,10 +65,11 @@ def search(
     if (found.schema.metadata or {}).get(KEY) != _made(snapshot, scenario, shards):
         raise DataError(f"{place} is older than the files beside it: run `qanchor embed --sink lance` again")
     # among rows of unit length the nearest to a vector of unit length are those with the largest product
-    rest_O = vector_O if along_RO is None else vector_O - (along_RO @ vector_O) @ along_RO
+    along_RO = NOTHING if along_RO is None else along_RO
+    rest_O = across(along_RO, vector_O)
     # their lengths differ by a third once a readout is left out: more candidates, which `nearest` ranks
-    more = 1 if along_RO is None or not len(along_RO) else MORE
-    asked = {"column": "embedding", "q": rest_O / np.linalg.norm(rest_O), "k": more * k}
+    wanted = MORE * k if len(along_RO) else k
+    asked = {"column": "embedding", "q": rest_O / np.linalg.norm(rest_O), "k": wanted}
     cells = max(1, round(PROBED * found.count_rows() ** 0.5))
     rows = found.to_table(columns=["user_id", "embedding", "_distance"], nearest={**asked, "nprobes": cells})
     user_N, embedding_N = (rows[name].combine_chunks() for name in ("user_id", "embedding"))

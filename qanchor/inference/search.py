@@ -28,10 +28,11 @@ BLOCK = 65_536
 """Users of one matrix product."""
 SLACK = 4.0
 """How far below the k-th a candidate may lie, in units of what a product of O numbers rounds by: two would do."""
-
-
 COARSE = 0.01
-"""The same where a readout is left out: what is left is a sixtieth of an embedding's length, or less."""
+"""The same where a readout is left out, as a share of the vector's length: what is left of an embedding is a sixtieth
+of it, or less, and rounds as much more."""
+NOTHING: Floats = np.zeros((0, 0), np.float32)
+"""No directions."""
 
 
 class Near(NamedTuple):
@@ -49,8 +50,8 @@ def nearest(
         blocks: [N] users and their embeddings [N, O], of unit length; as many blocks as there are, one in memory.
         along_RO: directions to be left out of account, as `without` does.
     """
-    along = np.zeros((0, np.size(vector_O)), np.float32) if along_RO is None else along_RO
     vector = np.asarray(vector_O, np.float64)
+    along = NOTHING if along_RO is None else along_RO
     rounding = COARSE if len(along) else SLACK * len(vector) * float(np.finfo(np.float32).eps)
     slack = rounding * float(np.linalg.norm(vector))
     user_K: npt.NDArray[np.str_] = np.empty(0, np.str_)
@@ -79,12 +80,16 @@ def without(along_RO: Floats, embedding_CO: Floats) -> Doubles:
 
 def _products(embedding_NO: Floats, vector_O: Floats, along_RO: Floats) -> Floats:
     """[N] what `without` and the product with the vector come to, in single precision."""
-    if not len(along_RO):
-        return embedding_NO @ vector_O
-    rest_O = vector_O - (along_RO @ vector_O) @ along_RO
-    held_N = np.square(embedding_NO @ along_RO.T).sum(1)
-    product_N: Floats = embedding_NO @ rest_O / np.sqrt(np.maximum(1 - held_N, np.float32(1e-12)))
+    product_N: Floats = embedding_NO @ across(along_RO, vector_O)
+    if len(along_RO):
+        held_N = np.square(embedding_NO @ along_RO.T).sum(1)
+        product_N = product_N / np.sqrt(np.maximum(1 - held_N, np.float32(1e-12)))
     return product_N
+
+
+def across(along_RO: Floats, vector_O: Floats) -> Floats:
+    """[O] what a vector holds across all of these directions."""
+    return (vector_O - (along_RO @ vector_O) @ along_RO).astype(np.float32) if len(along_RO) else vector_O
 
 
 def direction(model: QAnchor, framing: Framing, positive: str | None, negative: str | None = None) -> Floats:

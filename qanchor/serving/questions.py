@@ -205,7 +205,7 @@ def add_questions(app: FastAPI, service: Service, door: Door) -> None:
 
 def _written_along(world: World, suffix: Suffix) -> Floats:
     """[R, O] what statements and neighbours know nothing of."""
-    return world.reader.model.written_along(suffix.tuned or "")
+    return world.reader.model.written_along(suffix.tuned)
 
 
 async def _unless_gone(request: Request, futures: Sequence[asyncio.Future[T]]) -> list[T]:

@@ -4,7 +4,7 @@ The tally, what the query reads and what the towers have learned are each asked 
 own, and the tally's amounts by a forest (`counted.py`). What they say, in log odds, is added up: side by side in one
 regression the widest of them drowns the others. Training users fit; penalties, the number of trees, and how far each is
 to be believed are decided by users and days that it has not seen (`folds.py`; docs/decisions/0010-readout.md,
-0011-forest.md).
+0011-forest.md, 0012-values.md).
 
 Shapes: R rows of a sample, J of them judged by folds, Y numbers of a tally, Z numbers of a suffix's own, V that lines
 read, C classes read, P parts that are asked, X = 2 + C rows of a readout's lines, T training rows.
