@@ -130,9 +130,11 @@ def _refuse_if_read_otherwise(model: Any, name: str) -> None:
         raise ModelError(f"backbone {name!r} ({model.config.model_type}) is no text decoder: give its text model")
     vectors = model.get_input_embeddings().weight[torch.arange(6) * (model.config.vocab_size // 6)][None]
     mask = torch.ones(1, 2, dtype=torch.bool, device=vectors.device)
-    layout, own = attention.Layout(mask, mask[:, :, None].expand(1, 2, 2)), [0, 1, 4, 5]
+    layout = attention.Layout(mask, mask[:, :, None].expand(1, 2, 2), read=slice(-2, None))
+    row_12SD = vectors[:, 2:].unflatten(1, (2, 2))
+    suffixes, own = body.Suffixes(row_12SD[:, :, :0], row_12SD, layout.suffix_mask_BNS), [0, 1, 4, 5]
     try:
-        packed = body.read(model, vectors, layout)[:, -1]
+        packed = body.read(model, vectors[:, :2], suffixes, layout)[:, -1]
         model.set_attn_implementation("eager")
         alone = decoder(inputs_embeds=vectors[:, own], use_cache=False).last_hidden_state[:, 2:]
     except (TypeError, ValueError, AttributeError) as error:

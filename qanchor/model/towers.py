@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from qanchor.errors import ModelError
 from qanchor.model import body
-from qanchor.model.attention import ALL, Layout
+from qanchor.model.attention import Layout
 from qanchor.model.batch import Batch
-from qanchor.model.body import KeysValues
+from qanchor.model.body import KeysValues, Suffixes
 from qanchor.model.head import Head
 from qanchor.model.hierarchy import Hierarchy, Prefix
 from qanchor.model.prompts import Prompts
@@ -185,42 +185,37 @@ class Towers(nn.Module):
         answers: Tokens | None = None,
         answer_BN: Tensor | None = None,
         contents: Contents | None = None,
-    ) -> tuple[Tensor, Tensor, Told | None]:
-        """Input vectors [B, N, S, D] of the suffixes, their mask [B, N, S], and what the seed tells; `<USER_EMB>` is
-        column Q + K.
+    ) -> tuple[Suffixes, Told | None]:
+        """Suffixes of each user, and what the seed tells beside them; `<USER_EMB>` is the first of their own columns.
 
         Queries may be [1, N] and prompts [1, N, K, D], the same for all users.
         """
         users, suffixes = len(prefix), query_BN.shape[1]
         prompt_BNKD = self.prompt.expand(1, suffixes, -1, -1) if prompt_BNKD is None else prompt_BNKD
         embed = self.backbone.get_input_embeddings()
-        id_BNQ, mask_BNQ = queries.take(query_BN, "left")
+        id_ANQ, mask_ANQ = queries.take(query_BN, "left")
         seed_BND, told = self.seeds(prefix, queries, query_BN, prompt_BNKD, contents)
-        parts = [embed(id_BNQ).expand(users, -1, -1, -1), prompt_BNKD.expand(users, -1, -1, -1), seed_BND[:, :, None]]
-        masks = [mask_BNQ.expand(users, -1, -1), mask_BNQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1)]
+        each = max(len(id_ANQ), len(prompt_BNKD))
+        asked_ANXD = torch.cat(
+            [part.to(self.dtype).expand(each, -1, -1, -1) for part in (embed(id_ANQ), prompt_BNKD)], 2
+        )
+        own, masks = [seed_BND[:, :, None]], [mask_ANQ.expand(users, -1, -1)]
+        masks.append(mask_ANQ.new_ones(users, suffixes, prompt_BNKD.shape[2] + 1))
         if answers is not None and answer_BN is not None:
             id_BNT, mask_BNT = answers.take(answer_BN, "right")
-            parts.append(embed(id_BNT))
+            own.append(embed(id_BNT))
             masks.append(mask_BNT)
-        return torch.cat([part.to(self.dtype) for part in parts], 2), torch.cat(masks, 2), told
+        own_BNYD = torch.cat([part.to(self.dtype) for part in own], 2)
+        return Suffixes(asked_ANXD, own_BNYD, torch.cat(masks, 2)), told
 
-    def read(
-        self,
-        prefix: Prefix,
-        suffix_BNSD: Tensor,
-        mask_BNS: Tensor,
-        cached: KeysValues | None = None,
-        columns: slice = ALL,
-    ) -> Tensor:
-        """[B, N, S, D] final states of the suffixes, or of some of their columns.
+    def read(self, prefix: Prefix, suffixes: Suffixes, columns: slice, cached: KeysValues | None = None) -> Tensor:
+        """[B, N, R, D] final states of some columns of the suffixes, counted from their end: `<USER_EMB>` or behind it.
 
         Without `cached`, one packed pass over prefix and all suffixes (D7); with the prefix's keys and values, a pass
         over the suffixes alone. Both equal reading `prefix + suffix` for each suffix anew, to rounding.
         """
-        row_BLD = suffix_BNSD.flatten(1, 2)
-        if cached is None:
-            row_BLD = torch.cat([prefix.token_BPD.to(row_BLD.dtype), row_BLD], 1)
-        return body.read(self.backbone, row_BLD, Layout(prefix.mask_BP, mask_BNS, self.hybrid, columns), cached)
+        layout = Layout(prefix.mask_BP, suffixes.mask_BNS, self.hybrid, columns)
+        return body.read(self.backbone, prefix.token_BPD.to(self.dtype), suffixes, layout, cached)
 
     def keys_values(self, prefix: Prefix) -> KeysValues:
         """The prefix's keys and values of every layer, to read suffixes over."""
@@ -261,8 +256,8 @@ class Towers(nn.Module):
         contents: Contents | None = None,
     ) -> tuple[Tensor, Tensor]:
         """[B, N, X, O] what `anchor` mixes (`Head.mix`), and [B, N, Z] what readouts read of it, as `own` says."""
-        suffix_BNSD, mask_BNS, told = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
-        state_BN1D = self.read(prefix, suffix_BNSD, mask_BNS, cached, slice(-1, None))
+        suffixes, told = self.suffixes(prefix, queries, query_BN, prompt_BNKD, contents=contents)
+        state_BN1D = self.read(prefix, suffixes, slice(-1, None), cached)
         projection_BNQ = self.head.project(state_BN1D[:, :, 0], told.stream_BNY if told else None)
         stream_BNXO = self.head.streams(projection_BNQ, "anchor")
         learned_BNO = stream_BNXO[:, :, 0]
@@ -275,9 +270,10 @@ class Towers(nn.Module):
         end_A1D = self._answer_end(answers, rows)[:, None]
         token_ATD = self.backbone.get_input_embeddings()(id_AT)
         # The last token is a suffix of one column behind the answer's tokens: the only one that is read.
-        layout = Layout(mask_AT, mask_AT.new_ones(len(rows), 1, 1))
-        row_ALD = torch.cat([token_ATD, end_A1D.to(self.dtype)], 1)
-        state_AD = body.read(self.backbone, row_ALD, layout)[:, 0, 0]
+        mask_A11 = mask_AT.new_ones(len(rows), 1, 1)
+        end_A11D = end_A1D[:, None].to(self.dtype)
+        end = Suffixes(end_A11D[:, :, :0], end_A11D, mask_A11)
+        state_AD = body.read(self.backbone, token_ATD, end, Layout(mask_AT, mask_A11))[:, 0, 0]
         return self.head.project(state_AD[place_BN])
 
     def aligned(

@@ -157,17 +157,15 @@ class Objective:
         """
         towers = self.towers
         answers = self.corpus.answers if self.settings.ntp > 0 and towers.training else None
-        suffix_CNSD, mask_CNS, told = towers.suffixes(
-            prefix, self.corpus.queries, chunk.query_CN, None, answers, chunk.answer_CN
-        )
+        suffixes, told = towers.suffixes(prefix, self.corpus.queries, chunk.query_CN, None, answers, chunk.answer_CN)
         told_CNY = told.stream_BNY if told else None
         if answers is None:
-            state_CN1D = towers.read(prefix, suffix_CNSD, mask_CNS, columns=slice(-1, None))
+            state_CN1D = towers.read(prefix, suffixes, slice(-1, None))
             user_CNO = towers.head.project(state_CN1D[:, :, 0], told_CNY)
             return user_CNO, user_CNO.new_zeros((), dtype=torch.float32)
         id_CNT, mask_CNT = answers.take(chunk.answer_CN, "right")
         # the state one position before each answer token predicts it: the first one is <USER_EMB>, the last one nobody
-        before_CNTD = towers.read(prefix, suffix_CNSD, mask_CNS, columns=slice(-id_CNT.shape[-1] - 1, -1))
+        before_CNTD = towers.read(prefix, suffixes, slice(-id_CNT.shape[-1] - 1, -1))
         user_CNO = towers.head.project(before_CNTD[:, :, 0], told_CNY)
         if not torch.is_grad_enabled():
             return user_CNO, user_CNO.new_zeros(())

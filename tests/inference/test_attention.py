@@ -56,10 +56,10 @@ def test_the_last_layer_equals_the_librarys_own_attention():
         with torch.no_grad():
             encoder = towers.text_encoder
             prefix = towers.prefix(batch, encoder.read_all(encoder.index(profiles.texts.described)))
-            suffix, _, _ = towers.suffixes(
+            suffixes, _ = towers.suffixes(
                 prefix, towers.tokens(QUERIES[:1], "left"), torch.zeros(1, 1, dtype=torch.long)
             )
-            row = torch.cat([prefix.token_BPD.to(towers.dtype), suffix[:, 0]], 1)
+            row = torch.cat([prefix.token_BPD.to(towers.dtype), suffixes.row_BLD], 1)
             towers.backbone.set_attn_implementation("eager")
             out = towers.backbone.get_decoder()(inputs_embeds=row, use_cache=False, output_attentions=True)
             towers.backbone.set_attn_implementation("qanchor")

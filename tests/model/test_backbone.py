@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import random_profiles
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -22,6 +23,8 @@ from qanchor.model.towers import Towers
 QUERIES = ["will this user buy coffee soon?", "concert", "what about the rent, and a much longer question about hotel"]
 ANSWERS = ["three times, at the coffee shop", "nothing"]
 SIZE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+END = slice(-1, None)
+"""Of a suffix without an answer: `<USER_EMB>`."""
 FAMILIES = {
     "qwen2": {"num_key_value_heads": 2, "tie_word_embeddings": True},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 16},
@@ -101,9 +104,10 @@ def test_one_pass_equals_cached_equals_the_library_reading_each_sequence_alone(f
     towers = towers_of(family, tmp_path)
     prefix, queries = prefix_of(towers, np.arange(5)), towers.tokens(QUERIES, "left")
     query_BN = torch.arange(3).expand(5, 3)
-    suffix_BNSD, mask_BNS, _ = towers.suffixes(prefix, queries, query_BN)
-    packed = towers.read(prefix, suffix_BNSD, mask_BNS)[:, :, -1]
-    cached = towers.read(prefix, suffix_BNSD, mask_BNS, towers.keys_values(prefix))[:, :, -1]
+    suffixes, _ = towers.suffixes(prefix, queries, query_BN)
+    packed = towers.read(prefix, suffixes, END)[:, :, 0]
+    cached = towers.read(prefix, suffixes, END, towers.keys_values(prefix))[:, :, 0]
+    suffix_BNSD, mask_BNS = suffixes.row_BLD.view(5, 3, -1, towers.width), suffixes.mask_BNS
     torch.testing.assert_close(cached, packed, atol=2e-5, rtol=1e-5)
     towers.backbone.set_attn_implementation("eager")
     for b in range(5):
@@ -118,15 +122,15 @@ def test_a_sliding_window_and_capped_scores_change_what_is_read(tmp_path):
     """Else the test above would pass with both ignored on either side."""
     towers = towers_of("gemma2", tmp_path)
     prefix, queries = prefix_of(towers, np.arange(3)), towers.tokens(QUERIES, "left")
-    suffix_BNSD, mask_BNS, _ = towers.suffixes(prefix, queries, torch.arange(3).expand(3, 3))
-    before = towers.read(prefix, suffix_BNSD, mask_BNS)
+    suffixes, _ = towers.suffixes(prefix, queries, torch.arange(3).expand(3, 3))
+    before = towers.read(prefix, suffixes, END)
     for layer in towers.backbone.get_decoder().layers:
         assert layer.self_attn.attn_logit_softcapping
     towers.backbone.get_decoder().layers[0].self_attn.sliding_window = None
-    assert not torch.allclose(towers.read(prefix, suffix_BNSD, mask_BNS), before, atol=1e-3)
+    assert not torch.allclose(towers.read(prefix, suffixes, END), before, atol=1e-3)
     towers.backbone.get_decoder().layers[0].self_attn.sliding_window = 5
     towers.backbone.get_decoder().layers[1].self_attn.attn_logit_softcapping = None
-    assert not torch.allclose(towers.read(prefix, suffix_BNSD, mask_BNS), before, atol=1e-3)
+    assert not torch.allclose(towers.read(prefix, suffixes, END), before, atol=1e-3)
 
 
 @pytest.mark.parametrize("hybrid", [False, True])
@@ -139,9 +143,11 @@ def test_a_last_layer_of_the_rows_that_are_read_equals_a_whole_one(family, hybri
 
     def everything():
         prefix = prefix_of(towers, np.arange(1, 5))
-        suffix_BNSD, mask_BNS, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
-        state_BNRD = towers.read(prefix, suffix_BNSD, mask_BNS, columns=slice(-5, -1))
-        kept = [part for layer in towers.keys_values(prefix) for part in layer]
+        suffixes, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
+        state_BNRD = towers.read(prefix, suffixes, slice(-5, -1))
+        # of keys the cosines with each other: where places are counted from is free
+        layers = [(F.normalize(key, dim=-1), value) for key, value in towers.keys_values(prefix)]
+        kept = [part for key, value in layers for part in (key @ key.transpose(-1, -2), value)]
         outputs = [state_BNRD, towers.answer(answers, answer_BN), towers.anchor(prefix, queries, query_BN), *kept]
         torch.autograd.backward(torch.stack([output.sin().sum() for output in outputs]).sum())
         gradients = {name: p.grad for name, p in towers.named_parameters() if p.grad is not None}
@@ -161,9 +167,9 @@ def test_gradients_reach_lora_and_our_own_parts_only(family, tmp_path):
     queries, answers = towers.tokens(QUERIES, "left"), towers.tokens(ANSWERS, "right")
     query_BN, answer_BN = torch.arange(2).expand(4, 2), torch.tensor([[0, 1]]).expand(4, 2)
     prefix = prefix_of(towers, np.arange(1, 5))
-    suffix_BNSD, mask_BNS, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
-    state_BNSD = towers.read(prefix, suffix_BNSD, mask_BNS)
-    logits = towers.backbone.get_output_embeddings()(state_BNSD[:, :, -2])
+    suffixes, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
+    state_BN1D = towers.read(prefix, suffixes, slice(-2, -1))
+    logits = towers.backbone.get_output_embeddings()(state_BN1D[:, :, 0])
     ntp = losses.next_token(logits, answer_BN, torch.ones_like(answer_BN))
     loss = (
         ntp + towers.anchor(prefix, queries, query_BN)[..., 0].sum() + towers.answer(answers, answer_BN)[..., 1].sum()

@@ -58,7 +58,8 @@ def test_one_pass_equals_cached_equals_the_library_reading_each_sequence_alone(n
     cached = towers.anchor(prefix, queries, query_BN, cached=towers.keys_values(prefix))
     torch.testing.assert_close(packed, cached, atol=2e-5, rtol=0)
 
-    suffix_BNSD, mask_BNS, told = towers.suffixes(prefix, queries, query_BN)
+    suffixes, told = towers.suffixes(prefix, queries, query_BN)
+    suffix_BNSD, mask_BNS = suffixes.row_BLD.view(6, 3, -1, towers.width), suffixes.mask_BNS
     eager = AutoModelForCausalLM.from_config(towers.backbone.config, attn_implementation="eager").eval()
     eager.load_state_dict(towers.backbone.state_dict())
     for b in range(6):
@@ -68,6 +69,30 @@ def test_one_pass_equals_cached_equals_the_library_reading_each_sequence_alone(n
             beside = None if told is None else told.stream_BNY[b, n][None, None]
             embedding = towers.head(towers.head.project(state[None], beside), "anchor")[0, 0]
             torch.testing.assert_close(embedding, packed[b, n], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_question_put_to_all_equals_the_question_put_to_each(layers, cache):
+    """Their keys and values are made once, or once a user: states, and gradients of everything."""
+    towers = tiny_towers(layers=layers).train()
+    queries, prefix = towers.tokens(QUERIES, "left"), prefix_of(towers, np.arange(6))
+
+    def read(query_XN, prompt_XNKD):
+        cached = towers.keys_values(prefix) if cache else None
+        embedding_BNO = towers.anchor(prefix, queries, query_XN, None, cached)
+        suffixes, _ = towers.suffixes(prefix, queries, query_XN, prompt_XNKD)
+        state_BNRD = towers.read(prefix, suffixes, slice(-1, None), cached)
+        torch.autograd.backward((embedding_BNO[..., 0] + state_BNRD.sum((2, 3))).sum(), retain_graph=True)
+        gradients = {name: p.grad for name, p in towers.named_parameters() if p.grad is not None}
+        towers.zero_grad()
+        return (embedding_BNO, state_BNRD), gradients
+
+    query_1N, prompt_1NKD = torch.arange(3)[None], towers.prompt.expand(1, 3, -1, -1)
+    outputs, gradients = read(query_1N, prompt_1NKD)
+    each_outputs, each_gradients = read(query_1N.expand(6, 3), prompt_1NKD.expand(6, -1, -1, -1))
+    torch.testing.assert_close(outputs, each_outputs, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients, each_gradients, atol=5e-5, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -102,13 +127,12 @@ def test_user_emb_never_sees_the_answer_nor_another_suffix(towers):
     query_BN = torch.tensor([[0, 1]]).expand(4, 2)
 
     def states(answer_BN):
-        suffix, mask, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
-        return towers.read(prefix, suffix, mask)
+        suffixes, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
+        return towers.read(prefix, suffixes, slice(-suffixes.own_BNYD.shape[2], None))
 
-    width = towers.tokens(QUERIES[:2], "left").id_RL.shape[1] + towers.prompt.shape[0] + 1
     one, other = states(torch.tensor([[0, 0]] * 4)), states(torch.tensor([[0, 1]] * 4))
-    assert torch.equal(one[:, :, :width], other[:, :, :width])  # up to and with <USER_EMB>: untouched by the answer
-    assert not torch.allclose(one[:, 1, width:], other[:, 1, width:])  # behind it: not
+    assert torch.equal(one[:, :, 0], other[:, :, 0])  # <USER_EMB>: untouched by the answer
+    assert not torch.allclose(one[:, 1, 1:], other[:, 1, 1:])  # behind it: not
     assert torch.equal(one[:, 0], other[:, 0])  # and the other suffix sees nothing of it
 
 
@@ -119,9 +143,9 @@ def test_a_bypassed_backbone_equals_one_with_zero_branches(profiles):
     answers, answer_BN = towers.tokens(["coffee", "nothing at all"], "right"), torch.tensor([[0, 1, 1]] * 6)
     query_BN = torch.arange(3).expand(6, 3)
     user, answer = towers.aligned(prefix, queries, query_BN, answers, answer_BN)
-    suffix_BNSD, mask_BNS, told = towers.suffixes(prefix, queries, query_BN)
-    state_BNSD = towers.read(prefix, suffix_BNSD, mask_BNS)
-    torch.testing.assert_close(user, towers.head.project(state_BNSD[:, :, -1], told.stream_BNY), atol=1e-5, rtol=0)
+    suffixes, told = towers.suffixes(prefix, queries, query_BN)
+    state_BN1D = towers.read(prefix, suffixes, slice(-1, None))
+    torch.testing.assert_close(user, towers.head.project(state_BN1D[:, :, 0], told.stream_BNY), atol=1e-5, rtol=0)
     torch.testing.assert_close(answer, towers.answer(answers, answer_BN), atol=1e-5, rtol=0)
 
 

@@ -41,12 +41,11 @@ def plain(towers, corpus, drawn, settings, bypass, alone: bool):
         if bypass:
             both = towers.aligned(prefix, corpus.queries, query_BN, corpus.answers, answer_BN)
         else:
-            suffix, mask, told = towers.suffixes(prefix, corpus.queries, query_BN, None, corpus.answers, answer_BN)
-            state_BNSD = towers.read(prefix, suffix, mask)
+            suffixes, told = towers.suffixes(prefix, corpus.queries, query_BN, None, corpus.answers, answer_BN)
             id_BNT, mask_BNT = corpus.answers.take(answer_BN, "right")
-            end = state_BNSD.shape[2] - id_BNT.shape[2] - 1
-            both = towers.head.project(state_BNSD[:, :, end], told.stream_BNY), towers.answer(corpus.answers, answer_BN)
-            logits = towers.backbone.get_output_embeddings()(state_BNSD[:, :, end:-1])
+            state_BNYD = towers.read(prefix, suffixes, slice(-id_BNT.shape[2] - 1, None))
+            both = towers.head.project(state_BNYD[:, :, 0], told.stream_BNY), towers.answer(corpus.answers, answer_BN)
+            logits = towers.backbone.get_output_embeddings()(state_BNYD[:, :, :-1])
             ntp = ntp + F.cross_entropy(logits[mask_BNT], id_BNT[mask_BNT], reduction="sum")
             words += int(mask_BNT.sum())
         place = tuple(torch.from_numpy(x) for x in np.ix_(np.arange(2), rows, columns))
@@ -123,7 +122,8 @@ def test_chunks_hold_every_user_once_within_the_budget_and_the_longest_together(
     assert all(later.max() <= earlier.min() for earlier, later in itertools.pairwise(lengths))
     for chunk, length in zip(chunks, lengths, strict=True):
         prefix = towers.prefix(chunk.batch, corpus.texts)
-        _, mask, _ = towers.suffixes(prefix, corpus.queries, chunk.query_CN, None, corpus.answers, chunk.answer_CN)
+        suffixes, _ = towers.suffixes(prefix, corpus.queries, chunk.query_CN, None, corpus.answers, chunk.answer_CN)
+        mask = suffixes.mask_BNS
         assert (prefix.mask_BP.sum(1).numpy() == length).all()
         assert len(length) == 1 or prefix.mask_BP.numel() + mask.numel() <= chunk.columns <= 300
         answers = corpus.answers.mask_RL[chunk.answer_CN].sum() + chunk.answer_CN.numel()
