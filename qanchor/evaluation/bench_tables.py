@@ -23,8 +23,8 @@ def scores(bench: Bench, rows: Sequence[Standing]) -> str:
 <h2>Scores on test users (Tables 2, 3, 5 and 6)</h2>
 {"".join(scores_table(rows, metric, metric.upper()) for metric in METRICS)}
 <p class="quiet">Small: the standard deviation over seeds. The column of differences is the average less that of
-<i>{escape(reference)}</i>, with the middle 95% of 1,000 paired bootstraps of the test users; a star where they lie on
-one side of zero. In colour: the best of a column.</p>"""
+<i>{escape(reference)}</i> (for rows of our own model: of the same seeds), with the middle 95% of 1,000 paired
+bootstraps of the test users; a star where they lie on one side of zero. In colour: the best of a column.</p>"""
 
 
 def _headline(bench: Bench, rows: Sequence[Standing]) -> str:

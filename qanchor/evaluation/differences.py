@@ -44,6 +44,7 @@ def differences(
     labels: Mapping[str, Array],
     users: npt.NDArray[np.str_],
     reference: str,
+    paired: Mapping[str, Sequence[int]],
     seed: int = 0,
 ) -> dict[str, dict[str, Difference]]:
     """method -> {"auc", "ks"} against `reference`, of all methods but it.
@@ -52,24 +53,26 @@ def differences(
         scores: method -> scenario -> one [N] array a training seed; NaN where the row is not asked.
         labels: scenario -> [N] of 0, 1, NaN; scenarios that some method has no scores for take no part.
         users: [N] ids: rows of one user are drawn together.
+        paired: method -> which of the reference's seeds, by their places, it is compared with; else with all. Who
+            shares a seed with the reference shares its luck, which a mean over others would not take out.
     """
     _, owner = np.unique(users, return_inverse=True)
     rng = np.random.default_rng(seed)
     drawn = np.stack([np.bincount(rng.integers(owner.max() + 1, size=owner.max() + 1), minlength=owner.max() + 1)
                       for _ in range(RESAMPLES)])[:, owner]  # fmt: skip
     asked = [name for name in labels if all(_scored(of[name], labels[name]) for of in scores.values())]
-    metrics = {method: _averages(of, labels, asked, drawn) for method, of in scores.items()}
-    whole = np.ones((1, len(owner)), drawn.dtype)
-    points = {method: _averages(of, labels, asked, whole)[:, 0] for method, of in scores.items()}
+    # the first draw is everyone
+    times = np.concatenate([np.ones((1, len(owner)), drawn.dtype), drawn])
+    metrics = {method: _averages(of, labels, asked, times) for method, of in scores.items()}
     told: dict[str, dict[str, Difference]] = {}
     for method in scores:
         if method == reference:
             continue
-        apart_2R = metrics[method] - metrics[reference]
-        low, high = np.nanquantile(apart_2R, (0.025, 0.975), axis=1)
-        mean = points[method] - points[reference]
+        same = metrics[reference][list(paired.get(method, range(len(metrics[reference]))))]
+        apart_2R = metrics[method].mean(0) - same.mean(0)
+        low, high = np.nanquantile(apart_2R[:, 1:], (0.025, 0.975), axis=1)
         told[method] = {
-            m: Difference(float(mean[k]), float(low[k]), float(high[k])) for k, m in enumerate(("auc", "ks"))
+            m: Difference(float(apart_2R[k, 0]), float(low[k]), float(high[k])) for k, m in enumerate(("auc", "ks"))
         }
     return told
 
@@ -82,14 +85,15 @@ def _scored(seeds: Sequence[Array], label: Array) -> bool:
 def _averages(
     of: Mapping[str, Sequence[Array]], labels: Mapping[str, Array], asked: Sequence[str], times: npt.NDArray[np.int64]
 ) -> Doubles:
-    """[2, R] AUC and KS, the mean over scenarios and seeds."""
+    """[S, 2, R] AUC and KS, the mean over scenarios."""
+    if not asked:
+        return np.full((1, 2, len(times)), np.nan)
     rows = {name: ~np.isnan(labels[name]) for name in asked}
     each = [
-        resampled(labels[name][rows[name]], score[rows[name]], times[:, rows[name]])
+        [resampled(labels[name][rows[name]], score[rows[name]], times[:, rows[name]]) for score in of[name]]
         for name in asked
-        for score in of[name]
     ]
-    found: Doubles = np.mean(each, axis=0) if each else np.full((2, len(times)), np.nan)
+    found: Doubles = np.mean(each, axis=0)
     return found
 
 

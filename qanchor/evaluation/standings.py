@@ -1,7 +1,8 @@
 """Where the methods of a bench stand: Tables 2, 3, 5 and 6 for one data set, as JSON and Markdown.
 
 A cell is the mean over seeds, ± the standard deviation over them. The last columns compare averages with the reference
-(`tuned`), and say by a paired bootstrap over test users whether the difference is real (differences.py).
+(`tuned`; a row of our own model with the same seeds of it), and say by a paired bootstrap over test users whether the
+difference is real (differences.py).
 """
 
 from __future__ import annotations
@@ -66,7 +67,13 @@ def standings(
         reference = max(averages, key=lambda row: averages[row]["auc"])
     test = bench.field.test
     labels = {name: y[test] for name, y in bench.field.labels.items()}
-    apart = differences(scores, labels, bench.field.users[test], reference)
+    seeds_of = {row: [outcome.unit.seed for outcome in done] for row, done in found.items()}
+    paired = {
+        row: [seeds_of[reference].index(seed) for seed in own]
+        for row, own in seeds_of.items()
+        if bench.methods[found[row][0].unit.method].ours and set(own) <= set(seeds_of[reference])
+    }
+    apart = differences(scores, labels, bench.field.users[test], reference, paired)
     return [
         Standing(
             row,
@@ -126,8 +133,9 @@ def markdown(found: Sequence[Standing], told: Mapping[str, Any]) -> str:
     reference = next((standing.row for standing in found if not standing.apart), "")
     lines += [
         "",
-        f"± is the standard deviation over seeds. The last column is the average less that of `{reference}`, with the "
-        "middle 95% of 1,000 paired bootstraps of the test users; * where they lie on one side of zero.",
+        f"± is the standard deviation over seeds. The last column is the average less that of `{reference}` (for rows "
+        "of our own model: of the same seeds), with the middle 95% of 1,000 paired bootstraps of the test users; * "
+        "where they lie on one side of zero.",
         "",
         "| row | seeds | processor seconds a unit | setting |",
         "|---|---|---|---|",

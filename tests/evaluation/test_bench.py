@@ -165,12 +165,33 @@ def test_rows_of_a_user_are_drawn_together_and_equals_do_not_differ():
     label = (rng.random(400) < 0.5).astype(np.float32)
     strong, weak = (label + noise * rng.normal(size=400).astype(np.float32) for noise in (1.0, 1.15))
     scores = {"strong": {"q": [strong]}, "weak": {"q": [weak]}, "twin": {"q": [strong]}}
-    alone = differences(scores, {"q": label}, np.arange(400).astype(str), "strong")
+    alone = differences(scores, {"q": label}, np.arange(400).astype(str), "strong", {})
     assert alone["twin"]["auc"] == Difference(0.0, 0.0, 0.0)
     assert not alone["twin"]["auc"].real
-    wide = differences(scores, {"q": label}, (np.arange(400) % 8).astype(str), "strong")
+    wide = differences(scores, {"q": label}, (np.arange(400) % 8).astype(str), "strong", {})
     assert wide["weak"]["auc"].mean == alone["weak"]["auc"].mean
     assert wide["weak"]["auc"].high - wide["weak"]["auc"].low != alone["weak"]["auc"].high - alone["weak"]["auc"].low
+
+
+def test_a_row_of_our_own_is_compared_with_the_same_seeds_and_another_with_all(tmp_path):
+    def embed(setting: Any, seed: int) -> dict[str, np.ndarray]:
+        return {"tuned": noisy(1.0, seed)}
+
+    def twin(row: str) -> Callable[..., Any]:
+        return lambda setting, seed: {row: noisy(1.0, seed)}
+
+    methods = {
+        "qanchor": Method(embed, ours=True),
+        "as it is": Method(twin("as it is"), ours=True),
+        "baseline": Method(twin("baseline")),
+    }
+    bench = Bench(tmp_path, FIELD, methods)
+    for name, seeds in (("qanchor", (0, 1, 2)), ("as it is", (0,)), ("baseline", (0,))):
+        for seed in seeds:
+            bench.run(Unit(name, {}, seed))
+    _, own, baseline = standings(bench, list(methods), 3)
+    assert (own.apart["auc"].mean, own.apart["auc"].low, own.apart["auc"].high) == (0.0, 0.0, 0.0)
+    assert baseline.apart["auc"].mean != 0
 
 
 def test_the_board_tells_what_is_done_and_what_failed(tmp_path):
