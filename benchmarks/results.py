@@ -2,8 +2,8 @@
 
     python benchmarks/results.py runs/wallet runs/travel runs/pcard runs/retail runs/oulad
 
-Each is a run folder of `qanchor bench`, whose `bench/results.md` holds the tables. What stands above the marker in the
-page is written by hand and stays.
+Each is a run folder of `qanchor bench`, whose `bench/results.md` holds the tables. Above them come tables of averages,
+a column a data set. What stands above the marker in the page is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -11,22 +11,73 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from qanchor.evaluation.standings import METRICS
+from qanchor.evaluation.studies import STUDIES
+from qanchor.evaluation.table import number
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 MARKER = "<!-- tables: python benchmarks/results.py RUNS... -->"
 
+Row = dict[str, Any]
+
 
 def main(runs: list[Path]) -> None:
-    sections = []
+    benches, sections = {}, []
     for run in runs:
         told = run / "bench" / "results.json"
-        name = json.loads(told.read_text(encoding="utf-8"))["data"]
-        shutil.copy(told, ROOT / "benchmarks" / "results" / f"bench-{name}.json")
+        bench = json.loads(told.read_text(encoding="utf-8"))
+        benches[bench["data"]] = bench
+        shutil.copy(told, ROOT / "benchmarks" / "results" / f"bench-{bench['data']}.json")
         sections.append("#" + (run / "bench" / "results.md").read_text(encoding="utf-8").strip())
     above = PAGE.read_text(encoding="utf-8").split(MARKER)[0].rstrip()
-    PAGE.write_text("\n\n".join([above, MARKER, *sections]) + "\n", encoding="utf-8")
+    PAGE.write_text("\n\n".join([above, MARKER, *overview(benches), *sections]) + "\n", encoding="utf-8")
+
+
+def overview(benches: Mapping[str, Any]) -> list[str]:
+    """Averages over the scenarios of every row, and of every point of every study."""
+    whole = {data: bench["rows"] for data, bench in benches.items()}
+    found = [
+        "## All rows, all data sets\n\nAverage AUC / KS over the scenarios on test users (seeds); * what differs from "
+        "`tuned` beyond the chance of meeting these test users.",
+        across(whole, sorted(whole, key=lambda data: -len(whole[data]))),
+    ]
+    for name, study in STUDIES.items():
+        for kind in study.kinds:
+            parts = {data: bench["studies"].get(name, {}).get(kind, []) for data, bench in benches.items()}
+            known = {data: rows for data, rows in parts.items() if rows}
+            if known:
+                found += [
+                    f"### {study.title}: `{kind}`\n\n{study.note} * what differs from our model as it is, same seeds, "
+                    "beyond chance.",
+                    across(known, list(known)),
+                ]
+    return found
+
+
+def across(rows: Mapping[str, Sequence[Row]], order: Sequence[str]) -> str:
+    """Rows by data sets, in the order that the first data set of `order` has them in."""
+    names = list(dict.fromkeys(row["row"] for data in order for row in rows[data]))
+    each = {data: {row["row"]: row for row in found} for data, found in rows.items()}
+    lines = ["| | " + " | ".join(each) + " |", "|---" * (len(each) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(_cell(of.get(name)) for of in each.values()) + " |" for name in names]
+    return "\n".join(lines)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return " / ".join(_score(row, metric) for metric in METRICS) + f" ({row['seeds']})"
+
+
+def _score(row: Row, metric: str) -> str:
+    apart = row["apart"].get(metric)
+    real = apart is not None and (apart["low"] > 0 or apart["high"] < 0)
+    return number(row["average"][metric]) + "*" * real
 
 
 if __name__ == "__main__":
