@@ -122,13 +122,12 @@ class Towers(nn.Module):
         """Tokenise distinct texts once: `left` padding for queries, `right` for answers."""
         limit = QUERY_TOKENS if side == "left" else ANSWER_TOKENS
         ids = [row[-limit:] if side == "left" else row[:limit] for row in self.tokenizer(list(texts)).input_ids]
-        longest = max([len(row) for row in ids], default=1)
+        length_R = torch.tensor([len(row) for row in ids], dtype=torch.long)
+        longest = int(length_R.max())
+        column_L = torch.arange(longest)
+        mask_RL = column_L >= longest - length_R[:, None] if side == "left" else column_L < length_R[:, None]
         id_RL = torch.full((len(ids), longest), int(self.tokenizer.pad_token_id))
-        mask_RL = torch.zeros(len(ids), longest, dtype=torch.bool)
-        for r, row in enumerate(ids):
-            place = slice(longest - len(row), longest) if side == "left" else slice(len(row))
-            id_RL[r, place] = torch.tensor(row, dtype=torch.long)
-            mask_RL[r, place] = True
+        id_RL[mask_RL] = torch.tensor([number for row in ids for number in row], dtype=torch.long)
         if not self.seeded or side == "right":
             return Tokens(id_RL.to(self.device), mask_RL.to(self.device))
         words = [query_words(text)[:QUERY_WORDS] for text in texts]
