@@ -33,7 +33,8 @@ def main(runs: list[Path]) -> None:
         bench = json.loads(told.read_text(encoding="utf-8"))
         benches[bench["data"]] = bench
         shutil.copy(told, ROOT / "benchmarks" / "results" / f"bench-{bench['data']}.json")
-        sections.append("#" + (run / "bench" / "results.md").read_text(encoding="utf-8").strip())
+        page = (run / "bench" / "results.md").read_text(encoding="utf-8").strip()
+        sections.append("\n".join("#" * line.startswith("#") + line for line in page.splitlines()))
     above = PAGE.read_text(encoding="utf-8").split(MARKER)[0].rstrip()
     PAGE.write_text("\n\n".join([above, MARKER, *overview(benches), *sections]) + "\n", encoding="utf-8")
 
@@ -44,7 +45,7 @@ def overview(benches: Mapping[str, Any]) -> list[str]:
     found = [
         "## All rows, all data sets\n\nAverage AUC / KS over the scenarios on test users (seeds); * what differs from "
         "`tuned` beyond the chance of meeting these test users.",
-        across(whole, sorted(whole, key=lambda data: -len(whole[data]))),
+        across(whole),
     ]
     for name, study in STUDIES.items():
         for kind in study.kinds:
@@ -54,14 +55,15 @@ def overview(benches: Mapping[str, Any]) -> list[str]:
                 found += [
                     f"### {study.title}: `{kind}`\n\n{study.note} * what differs from our model as it is, same seeds, "
                     "beyond chance.",
-                    across(known, list(known)),
+                    across(known),
                 ]
     return found
 
 
-def across(rows: Mapping[str, Sequence[Row]], order: Sequence[str]) -> str:
-    """Rows by data sets, in the order that the first data set of `order` has them in."""
-    names = list(dict.fromkeys(row["row"] for data in order for row in rows[data]))
+def across(rows: Mapping[str, Sequence[Row]]) -> str:
+    """Rows by data sets, in the order of the data set that has most of them."""
+    longest_first = sorted(rows.values(), key=len, reverse=True)
+    names = list(dict.fromkeys(row["row"] for found in longest_first for row in found))
     each = {data: {row["row"]: row for row in found} for data, found in rows.items()}
     lines = ["| | " + " | ".join(each) + " |", "|---" * (len(each) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(_cell(of.get(name)) for of in each.values()) + " |" for name in names]
