@@ -64,6 +64,16 @@ def random_profiles(
     )
 
 
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Of the same parameters, to the rounding of sums in fp32: measured against the largest of a parameter."""
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        largest = gradient.abs().max().item()
+        torch.testing.assert_close(
+            found[name], gradient, atol=2e-5 + 1e-5 * largest, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
 def tiny_towers(
     seed: int = 0,
     width: int = 64,

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import random_profiles, tiny_towers
+from conftest import assert_same_gradients, random_profiles, tiny_towers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from qanchor.model import attention
@@ -92,7 +92,7 @@ def test_a_question_put_to_all_equals_the_question_put_to_each(layers, cache):
     outputs, gradients = read(query_1N, prompt_1NKD)
     each_outputs, each_gradients = read(query_1N.expand(6, 3), prompt_1NKD.expand(6, -1, -1, -1))
     torch.testing.assert_close(outputs, each_outputs, atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(gradients, each_gradients, atol=5e-5, rtol=1e-3)
+    assert_same_gradients(gradients, each_gradients)
 
 
 @torch.no_grad()
