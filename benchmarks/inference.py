@@ -48,6 +48,7 @@ from qanchor.inference import engine
 from qanchor.inference.engine import QAnchor
 from qanchor.model import backbone as backbones
 from qanchor.model.batch import prefix_tokens
+from qanchor.model.body import Suffixes
 from qanchor.model.hierarchy import Prefix
 from qanchor.model.persistence import kept_events
 from qanchor.model.towers import Towers
@@ -164,8 +165,8 @@ def one_pass(backbone: Any, options: argparse.Namespace) -> dict[str, float]:
 
     def read(scenarios: int) -> Tensor:
         suffix_BNSD = torch.ones(users, scenarios, SUFFIX, width, device=device, dtype=dtype)
-        mask_BNS = suffix_BNSD[..., 0].bool()
-        state_BN1D = towers.read(prefix, suffix_BNSD, mask_BNS, columns=slice(-1, None))
+        suffixes = Suffixes(suffix_BNSD[:1, :, :-1], suffix_BNSD[:, :, -1:], suffix_BNSD[..., 0].bool())
+        state_BN1D = towers.read(prefix, suffixes, slice(-1, None))
         settle(device)
         return state_BN1D
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qanchor.evaluation.differences import Difference
 from qanchor.evaluation.standings import METRICS
 from qanchor.evaluation.studies import STUDIES
 from qanchor.evaluation.table import number
@@ -78,8 +79,7 @@ def _cell(row: Row | None) -> str:
 
 def _score(row: Row, metric: str) -> str:
     apart = row["apart"].get(metric)
-    real = apart is not None and (apart["low"] > 0 or apart["high"] < 0)
-    return number(row["average"][metric]) + "*" * real
+    return number(row["average"][metric]) + "*" * (apart is not None and Difference(**apart).real)
 
 
 if __name__ == "__main__":

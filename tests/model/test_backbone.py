@@ -146,7 +146,7 @@ def test_a_last_layer_of_the_rows_that_are_read_equals_a_whole_one(family, hybri
         suffixes, _ = towers.suffixes(prefix, queries, query_BN, None, answers, answer_BN)
         state_BNRD = towers.read(prefix, suffixes, slice(-5, -1))
         # of keys the cosines with each other: where places are counted from is free
-        layers = [(F.normalize(key.detach(), dim=-1), value) for key, value in towers.keys_values(prefix)]
+        layers = [(F.normalize(key, dim=-1), value) for key, value in towers.keys_values(prefix)]
         kept = [part for key, value in layers for part in (key @ key.transpose(-1, -2), value)]
         outputs = [state_BNRD, towers.answer(answers, answer_BN), towers.anchor(prefix, queries, query_BN), *kept]
         torch.autograd.backward(torch.stack([output.sin().sum() for output in outputs]).sum())
