@@ -131,12 +131,13 @@ def _minilm() -> str:
 
 
 def _counted(project: Project, name: str, **own: Any) -> Method:
-    """Hand-made features, with or without the values' mean and newest, as validation users like it."""
+    """Hand-made features, with values' mean and newest or without, with words or without, as validation users like."""
 
     def embed(setting: Setting, seed: int) -> dict[str, Features]:
         return {name: _fitted(project, Counts(**setting))}
 
-    return Method(embed, ({"values": False}, {"values": True}), kept=False, **own)
+    settings = {"values": False}, {"values": True}, {"values": True, "words": True}
+    return Method(embed, settings, kept=False, **own)
 
 
 def _trained(project: Project, name: str, kind: Callable[..., Baseline], settings: tuple[Setting, ...]) -> Method:

@@ -37,6 +37,7 @@ from qanchor.inference.search import direction
 from qanchor.model import persistence
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
+from qanchor.model.vocabulary import Vocabulary
 from qanchor.stages import Stages, listed, listing
 from qanchor.storage import Place
 from qanchor.training import counted
@@ -269,6 +270,11 @@ class Project:
         files = [storage.place(s.labels, self.config.root) for s in self.config.scenarios.values() if s.labels]
         return {"scenarios": rules, "labels": listing(files)}
 
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words that users' events are counted by."""
+        return Vocabulary.of(self.past.take(self.rows("train")))
+
     def count(self) -> None:
         """What counting alone says of each scenario: the part of readouts that no model changes."""
         self.ingest()
@@ -276,6 +282,7 @@ class Project:
             "windows": self.config.windows.model_dump(),
             "users": self.config.users.model_dump(),
             "modalities": {name: m.model_dump() for name, m in self.config.modalities.items()},
+            "words": self.vocabulary.words,
             "version": __version__,
         }
         self.stages.run("count", inputs, ("ingest",), self._count)
@@ -284,7 +291,7 @@ class Project:
         past, folder = self.past.take(self.rows(*TRAINING_SPLITS)), self.out / "counted" / digest
         able = {name: part.sample(past.as_of) for name, part in self.labelled.items() if not part.lacking}
         with self.stages.progress("count", len(able)) as advance:
-            for name in counted.fit_all(past, able, folder, torch.get_num_threads()):
+            for name in counted.fit_all(past, self.vocabulary, able, folder, torch.get_num_threads()):
                 advance(1, name)
 
     def tune(self) -> None:
@@ -304,6 +311,7 @@ class Project:
         if not self.config.scenarios:
             raise ConfigError("the config names no scenario: add `scenarios:` with a query and a label rule each")
         towers = persistence.load(self.out / "model", self.out / "vectors")
+        persistence.teach(towers, self.vocabulary)
         fingerprint, settings = persistence.fingerprint(towers), self.config.training.tune
         rows, folder = self.rows(*TRAINING_SPLITS), self.out / "checkpoints" / digest
         with self.stages.progress("prefixes", len(rows)) as advance:
@@ -333,6 +341,7 @@ class Project:
                     else:
                         advance(1, f"loss {done.loss:.3f} {check}")
             prompts |= tuning.prompts(fingerprint)
+        persistence.save_settings(towers, self.out / "model")
         for name, prompt in prompts.items():
             prompt.save(self.out / "model" / "prompts" / f"{name}.safetensors")
 

@@ -2,8 +2,8 @@
 
 Events are counted in groups: all of them, each modality, each category of it. Every group says how many events the last
 7 days, the last 30 days and the whole lookback window hold, how long ago the last one was, and whether there was any;
-sums of amounts and active days come on top, and if asked for their mean and the newest one. Everything but the flags is
-on a log scale, as a linear model wants it.
+sums of amounts and active days come on top; if asked for, the mean of amounts and the newest one, and how many events
+say each of the words that tell users apart. Everything but the flags is on a log scale, as a linear model wants it.
 
 Shapes: N profiles, E events, M modalities, G groups, F features.
 """
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from qanchor.errors import DataError
 from qanchor.events.profiles import DAY, Profiles
+from qanchor.model.vocabulary import Vocabulary
 
 MIN_PROFILES = 5
 """A category that fewer training profiles hold is pooled with the other rare ones of its modality."""
@@ -31,9 +32,10 @@ class Counts:
     names: list[str]
     """[F] what each feature says: `bill/food: events in 7 days`."""
 
-    def __init__(self, values: bool = False) -> None:
-        """With `values` each group also tells the mean of its amounts, and the newest."""
-        self.values = values
+    def __init__(self, values: bool = False, words: bool = False) -> None:
+        """With `values` each group also tells the mean of its amounts, and the newest; with `words` those of texts are
+        counted, too."""
+        self.values, self.words = values, words
 
     def fit(self, past: Profiles, future: Profiles | None = None) -> Counts:
         """Choose the groups and the longest window by the training profiles; futures are not looked at.
@@ -48,6 +50,7 @@ class Counts:
         self.lookback = float(_age(past).max())
         self.windows = {f"{days} days": float(days) for days in (7, 30) if days < self.lookback} | {"all days": np.inf}
         event, group = self._members(past)
+        self.vocabulary = Vocabulary.of(past) if self.words else Vocabulary()
         self.priced = set(group[~np.isnan(past.value[event])].tolist())
         self.names = [name for name, _ in self._features(past.take(np.arange(0)))]
         return self
@@ -99,6 +102,15 @@ class Counts:
             for g in sorted(self.priced - {0}):
                 yield f"{groups[g]}: mean amount", _signed_log(mean[:, g])
                 yield f"{groups[g]}: newest amount", _signed_log(newest.reshape(shape)[:, g])
+
+        told, word = self.vocabulary.mentions(past.texts).of(past.text.astype(np.int64))
+        for window, days in self.windows.items() if self.words else ():
+            recent = _age(past)[told] <= days
+            place = (past.owner[told] * len(self.vocabulary.words) + word)[recent]
+            said = np.bincount(place, minlength=len(past) * len(self.vocabulary.words))
+            said = said.reshape(len(past), len(self.vocabulary.words))
+            for k, name in enumerate(self.vocabulary.words):
+                yield f"{name!r}: events in {window}", np.log1p(said[:, k])
 
         idle = np.full(shape[0] * shape[1], np.inf)
         idle[cell] = age  # the events of a cell come in the order of time, so the newest is written last, as above

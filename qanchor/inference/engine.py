@@ -27,6 +27,7 @@ from qanchor.model.hierarchy import Prefix
 from qanchor.model.prompts import Prompts, SoftPrompt
 from qanchor.model.readout import Readout
 from qanchor.model.towers import Tokens, Towers
+from qanchor.model.vocabulary import Mentions
 from qanchor.training.pretrain import autocast
 
 PREFIX_BATCH = 64
@@ -101,10 +102,11 @@ class QAnchor:
         suffixes = len(prompts) * _columns(tokens, prompts)
         with torch.inference_mode():
             indexed = self._texts(profiles)
+            mentions = persistence.vocabulary(self.towers).mentions(profiles.texts)
             for rows, columns in self._batches(profiles, suffixes):
                 # as many users as the shape has room for: repeats of these, whose result is dropped
                 filled = np.resize(rows, self._room(columns + suffixes))
-                part = self._embed(profiles, filled, columns, indexed, tokens, prompts, path)
+                part = self._embed(profiles, filled, columns, indexed, mentions, tokens, prompts, path)
                 out[rows] = part[: len(rows)].float().cpu().numpy()
                 if progress:
                     progress(len(rows))
@@ -166,10 +168,11 @@ class QAnchor:
     def _prefixes(self, profiles: Profiles) -> Iterator[Prefix]:
         profiles = _with_own_texts(profiles)
         indexed, kept = self._texts(profiles), persistence.kept_events(self.towers)
+        mentions = persistence.vocabulary(self.towers).mentions(profiles.texts)
         for start in range(0, len(profiles), PREFIX_BATCH):
             rows = np.arange(start, min(start + PREFIX_BATCH, len(profiles)))
             with torch.no_grad(), autocast(self.towers):
-                prefix = self.towers.prefix(collate(profiles, rows, kept), indexed)
+                prefix = self.towers.prefix(collate(profiles, rows, kept, mentions=mentions), indexed)
             yield prefix
 
     @torch.no_grad()
@@ -184,6 +187,7 @@ class QAnchor:
         rows: npt.NDArray[np.int64],
         columns: int,
         indexed: Any,
+        mentions: Mentions,
         tokens: Tokens,
         prompts: Prompts,
         path: Literal["packed", "cached", "plain"],
@@ -192,7 +196,8 @@ class QAnchor:
         towers = self.towers
         query_1G = torch.arange(len(prompts), device=towers.device)[None]
         with autocast(towers):
-            prefix = towers.prefix(collate(profiles, rows, persistence.kept_events(towers), columns), indexed)
+            batch = collate(profiles, rows, persistence.kept_events(towers), columns, mentions)
+            prefix = towers.prefix(batch, indexed)
             if path == "packed":
                 return towers.anchor(prefix, tokens, query_1G, prompts)
             if path == "cached":

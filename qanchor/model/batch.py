@@ -32,6 +32,7 @@ from qanchor.model.tally import (
     habits,
     tally,
 )
+from qanchor.model.vocabulary import WORDS, Mentions
 
 EVENT_FEATURES = 16
 COUNT_FEATURES, VALUE_FEATURES = 8, 2
@@ -46,12 +47,16 @@ RHYTHM_FEATURES = 3
 TOTAL_FEATURES = COUNT_FEATURES + len(DECAY_DAYS) + RHYTHM_FEATURES
 AMOUNTS = (COUNT_FEATURES + VALUE_FEATURES) * (1 + MODALITY_PLACES + CATEGORY_PLACES)
 PACE = TOTAL_FEATURES - COUNT_FEATURES + 2 * IDLE_BUCKETS
-TALLY = AMOUNTS + PACE + COUNT_PLACES + HABIT_PLACES
-"""Numbers of a user's tally: amounts; decayed counts, rhythm and idle time; counts and habits step by step."""
-FOR_FORESTS, FOR_LINES = slice(0, AMOUNTS + PACE), slice(AMOUNTS, TALLY)
+STEPS = COUNT_PLACES + HABIT_PLACES
+TALLY = WORDS + AMOUNTS + PACE + STEPS + WORDS
+"""Numbers of a user's tally: words lately, amounts; decayed counts, rhythm and idle time; counts and habits step by
+step, words."""
+FOR_FORESTS, FOR_LINES = slice(0, WORDS + AMOUNTS + PACE), slice(WORDS + AMOUNTS, TALLY)
 """What of it each kind of readout reads."""
 TALLY_DAYS = (8, 16, 32)
 """Stretches before `as_of` in which the tally counts: edges of age, since it changes with these alone."""
+WORD_DAYS = 10.0
+"""Age at which an event counts half for the words that forests look at."""
 COUNT_DAYS = (3, 10, 30)
 """Recent stretches, before the user's newest event, in which a modality's events are counted (the whole window too)."""
 
@@ -90,7 +95,7 @@ class Batch:
     """How much there is of each category that a user has."""
     tally_BW: Tensor
     """The same by age at `as_of`, as amounts (values' mean and newest among them) and step by step, and the habits
-    (tally.py); the decayed counts, the rhythm, and the idle time."""
+    (tally.py); the words; the decayed counts, the rhythm, and the idle time."""
     idle_B: Tensor
     """Bucket of the time between the newest event and `as_of`."""
     slots: int
@@ -155,13 +160,18 @@ def gaps(profiles: Profiles) -> npt.NDArray[np.float64]:
 
 
 def collate(
-    profiles: Profiles, rows: npt.NDArray[np.integer], kept: npt.NDArray[np.int64], columns: int | None = None
+    profiles: Profiles,
+    rows: npt.NDArray[np.integer],
+    kept: npt.NDArray[np.int64],
+    columns: int | None = None,
+    mentions: Mentions | None = None,
 ) -> Batch:
     """The profiles of `rows` as one batch.
 
     Args:
         kept: [M] K_m, the texts of each modality that have a token of their own, and the most tokens that others share.
         columns: of each prefix, padding included; left out, as many as the longest needs.
+        mentions: of the words that are counted, in the texts of the profiles' table; left out, none is.
     """
     part = profiles.take(rows)
     owner, modality, time = part.owner, part.modality.astype(np.int64), part.time
@@ -191,7 +201,10 @@ def collate(
     user, own = np.arange(size), np.array([CODES + 1 + zlib.crc32(name.encode()) % CODES for name in part.modalities])
     owners, codes = [user, user.repeat(kinds), kind_owner], [np.full(size, CODES), np.tile(own, size), kind_code]
     since = np.eye(IDLE_BUCKETS)[idle]
+    lately = np.bincount(pairs.of_event, 0.5 ** (age / WORD_DAYS), len(pairs.owner)).astype(np.float64)
+    said = mentions or Mentions.none(part.texts)
     tallied: list[npt.NDArray[Any]] = [
+        said.counted(size, pairs.owner, pairs.text, lately),
         sized[0],
         amounts(size, MODALITY_PLACES, owners[1], codes[1], sized[1]),
         amounts(size, CATEGORY_PLACES, owners[2], codes[2], sized[2]),
@@ -200,6 +213,7 @@ def collate(
         since.cumsum(1),
         tally(size, *map(np.concatenate, (owners, codes, aged))),
         habits(size, owner, own[modality], time, gap, part.value.astype(np.float64)),
+        said.counted(size, pairs.owner, pairs.text, pairs.times.astype(np.float64)),
     ]
     return Batch(
         text_U=torch.from_numpy(texts.astype(np.int64)),

@@ -21,10 +21,12 @@ from torch import Tensor, nn
 
 from qanchor.config import Config, Lora, Modality, Model
 from qanchor.errors import ModelError
+from qanchor.events import atomic
 from qanchor.model import backbone as backbones
 from qanchor.model.sentence_encoder import SentenceEncoder
 from qanchor.model.text_encoder import NgramEncoder, TextEncoder, load_text_encoder
 from qanchor.model.towers import Towers
+from qanchor.model.vocabulary import Vocabulary
 
 FORMAT = 4
 SAMPLE = 64
@@ -145,7 +147,11 @@ def save(towers: Towers, folder: Path, card: str) -> None:
     save_file({name: tensor.contiguous() for name, tensor in weights(towers).items()}, folder / "model.safetensors")
     towers.tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / "config.json").write_text(json.dumps(towers.settings, indent=2), encoding="utf-8")
+    save_settings(towers, folder)
+
+
+def save_settings(towers: Towers, folder: Path) -> None:
+    atomic.write(folder / "config.json", json.dumps(towers.settings, indent=2).encode())
 
 
 def _place(name: str, root: Path) -> str:
@@ -219,11 +225,12 @@ def restore(model: nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
 
 
 def fingerprint(towers: Towers) -> str:
-    """Sixteen hex digits that change with any weight and with the tokenizer: what soft prompts are tied to.
+    """Sixteen hex digits that change with any weight, the tokenizer and the words: what soft prompts are tied to.
 
     Of what is frozen (a pretrained backbone, a text encoder) the beginning of each tensor stands for the whole.
     """
     digest = hashlib.sha256(backbones.spelling(towers.tokenizer))
+    digest.update(" ".join(vocabulary(towers).words).encode())
     frozen = {name: p.flatten()[:SAMPLE].bfloat16() for name, p in towers.named_parameters() if not p.requires_grad}
     for name, tensor in sorted((frozen | weights(towers)).items()):
         digest.update(name.encode())
@@ -235,6 +242,16 @@ def kept_events(towers: Towers) -> npt.NDArray[np.int64]:
     """[M] K_m of Eq. 2, by modality; the default for those that the model was not trained with."""
     known = dict(zip(towers.settings["modalities"], towers.settings["events"], strict=True))
     return np.array([known.get(name, Modality().events) for name in towers.modalities], np.int64)
+
+
+def vocabulary(towers: Towers) -> Vocabulary:
+    """The words that its soft prompts' forests look at."""
+    return Vocabulary(tuple(towers.settings.get("words", ())))
+
+
+def teach(towers: Towers, words: Vocabulary) -> None:
+    """Have a model count these words from now on; `save_settings` has its folder say so."""
+    towers.settings = towers.settings | {"words": list(words.words)}
 
 
 def _text_encoder(settings: dict[str, Any], vectors: Path | None) -> TextEncoder:

@@ -22,7 +22,7 @@ from qanchor.events import atomic
 from qanchor.model.head import PROMPTED, STREAMS
 from qanchor.model.readout import Readout
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)

@@ -123,13 +123,15 @@ _WORDS = re.compile(r"[^\W_]+")
 
 
 def query_words(text: str) -> list[str]:
-    """The pieces of a query that events are matched with one by one: its words and neighbouring pairs of them.
-
-    A run of Chinese, which has no blanks, is cut into overlapping pairs of characters.
-    """
+    """What events are matched with one by one: the pieces of a query and neighbouring pairs of its words."""
     words = _WORDS.findall(text.lower())
-    pieces = [piece for word in words for piece in ([word] if word.isascii() or len(word) < 3 else _pairs(word))]
-    return list(dict.fromkeys([*pieces, *map(" ".join, itertools.pairwise(words))])) or [text]
+    return list(dict.fromkeys([*pieces(text), *map(" ".join, itertools.pairwise(words))])) or [text]
+
+
+def pieces(text: str) -> list[str]:
+    """Its words; a run of Chinese, which has no blanks, is cut into overlapping pairs of characters."""
+    words = _WORDS.findall(text.lower())
+    return [piece for word in words for piece in ([word] if word.isascii() or len(word) < 3 else _pairs(word))]
 
 
 def _pairs(run: str) -> list[str]:

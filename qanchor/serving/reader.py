@@ -60,6 +60,8 @@ class Reader:
     def __init__(self, model: QAnchor, texts: Texts, warm_bytes: int, framing: Framing) -> None:
         self.model, self.texts, self.framing = model, texts, framing
         self.indexed = model.towers.text_encoder.index(texts.described)
+        self.vocabulary = persistence.vocabulary(model.towers)
+        self.mentions = self.vocabulary.mentions(texts)
         self.warm = Warm(warm_bytes)
         self.hits = self.misses = 0
         self._kept = persistence.kept_events(model.towers)
@@ -134,9 +136,11 @@ class Reader:
         towers, users = self.model.towers, list(lives.values())
         texts = self.texts if words is None else table_of(users, self.texts, words)
         indexed = self.indexed if words is None else towers.text_encoder.index(texts.described)
+        mentions = self.mentions if words is None else self.vocabulary.mentions(texts)
         profiles = joined(users, towers.modalities, texts)
         with torch.inference_mode(), autocast(towers):
-            prefix = towers.prefix(collate(profiles, np.arange(len(users)), self._kept), indexed)
+            batch = collate(profiles, np.arange(len(users)), self._kept, mentions=mentions)
+            prefix = towers.prefix(batch, indexed)
             readings = list(reading.read(towers, prefix))
         for key, one in zip(lives, readings, strict=True):
             self.warm.put(key, one)

@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from qanchor.events import atomic
 from qanchor.events.profiles import Profiles
-from qanchor.model.batch import FOR_FORESTS, FOR_LINES, collate
+from qanchor.model.batch import FOR_FORESTS, FOR_LINES, PACE, STEPS, collate
+from qanchor.model.vocabulary import WORDS, Vocabulary
 from qanchor.training import forests, lines
 from qanchor.training.forests import Forest
 from qanchor.training.lines import Lines
@@ -30,7 +31,7 @@ from qanchor.training.sample import Sample
 CHUNK = 200
 """Users counted at once."""
 
-PARTS: dict[str, Any] = {"lines": Lines, "forest": Forest}
+PARTS: dict[str, Any] = {"lines": Lines, "words": Lines, "forest": Forest}
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,6 +39,8 @@ Floats = npt.NDArray[np.float32]
 @dataclass(frozen=True)
 class Counted:
     lines: Lines
+    """Of what is told step by step."""
+    words: Lines
     forest: Forest
 
     def save(self, path: Path) -> None:
@@ -54,12 +57,18 @@ class Counted:
     @classmethod
     def silent(cls, sample: Sample) -> Counted:
         """What a model without user token, to which a tally says nothing, has in its place."""
-        width, (classes, judged) = FOR_LINES.stop - FOR_LINES.start, (len(sample.label_CR), len(sample.judged))
-        told_CJ, zero_V = np.zeros((classes, judged), np.float32), np.zeros(width, np.float32)
-        return cls(Lines(zero_V, zero_V, np.zeros((classes, width), np.float32), told_CJ), Forest.bare(told_CJ))
+        told_CJ = np.zeros((len(sample.label_CR), len(sample.judged)), np.float32)
+
+        def lines(width: int) -> Lines:
+            zero_V = np.zeros(width, np.float32)
+            return Lines(zero_V, zero_V, np.zeros((len(told_CJ), width), np.float32), told_CJ)
+
+        return cls(lines(PACE + STEPS), lines(WORDS), Forest.bare(told_CJ))
 
 
-def fit_all(past: Profiles, samples: Mapping[str, Sample], folder: Path, threads: int) -> Iterator[str]:
+def fit_all(
+    past: Profiles, vocabulary: Vocabulary, samples: Mapping[str, Sample], folder: Path, threads: int
+) -> Iterator[str]:
     """The scenarios of these samples of the profiles, as each is in `folder`; what a killed run left there stays.
 
     Raises:
@@ -70,7 +79,7 @@ def fit_all(past: Profiles, samples: Mapping[str, Sample], folder: Path, threads
     if not left:
         return
     users = np.unique(np.concatenate([sample.row_R for sample in left.values()]))
-    tally_NY = tallies(past.take(users))
+    tally_NY = tallies(past.take(users), vocabulary)
 
     def fit(name: str) -> str:
         own = np.searchsorted(users, left[name].row_R)
@@ -82,13 +91,16 @@ def fit_all(past: Profiles, samples: Mapping[str, Sample], folder: Path, threads
         yield from pool.map(fit, left)
 
 
-def tallies(profiles: Profiles) -> Floats:
+def tallies(profiles: Profiles, vocabulary: Vocabulary) -> Floats:
     """[N, Y] of users."""
+    mentions = vocabulary.mentions(profiles.texts)
     shown = np.zeros(len(profiles.modalities), np.int64)  # no tokens are asked for
     chunks = (np.arange(start, min(start + CHUNK, len(profiles))) for start in range(0, len(profiles), CHUNK))
-    return np.concatenate([collate(profiles, rows, shown).tally_BW.numpy() for rows in chunks])
+    return np.concatenate([collate(profiles, rows, shown, mentions=mentions).tally_BW.numpy() for rows in chunks])
 
 
 def fitted(tally_RY: Floats, sample: Sample) -> Counted:
     """Raises TrainingError: LightGBM cannot be loaded."""
-    return Counted(lines.fitted(tally_RY[:, FOR_LINES], sample), forests.grown(tally_RY[:, FOR_FORESTS], sample))
+    steps_RV, words_RV = np.split(tally_RY[:, FOR_LINES], [PACE + STEPS], 1)
+    forest = forests.grown(tally_RY[:, FOR_FORESTS], sample)
+    return Counted(lines.fitted(steps_RV, sample), lines.fitted(words_RV, sample), forest)

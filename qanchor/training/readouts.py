@@ -1,10 +1,10 @@
 """What a scenario's readout says: what tells its classes best, by logistic regressions and trees (`model/readout.py`).
 
-The tally, what the query reads and what the towers have learned are each asked alone by a line, under a penalty of its
-own, and the tally's amounts by a forest (`counted.py`). What they say, in log odds, is added up: side by side in one
-regression the widest of them drowns the others. Training users fit; penalties, the number of trees, and how far each is
-to be believed are decided by users and days that it has not seen (`folds.py`; docs/decisions/0010-readout.md,
-0011-forest.md, 0012-values.md).
+The tally's steps and words, what the query reads and what the towers have learned are each asked alone by a line, under
+a penalty of its own, and the tally's amounts and words by a forest (`counted.py`). What they say, in log odds, is added
+up: side by side in one regression the widest of them drowns the others. Training users fit; penalties, the number of
+trees, and how far each is to be believed are decided by users and days that it has not seen (`folds.py`;
+docs/decisions/0010-readout.md, 0011-forest.md, 0012-values.md, 0014-words.md).
 
 Shapes: R rows of a sample, J of them judged by folds, Y numbers of a tally, Z numbers of a suffix's own, V that lines
 read, C classes read, P parts that are asked, X = 2 + C rows of a readout's lines, T training rows.
@@ -43,7 +43,7 @@ def fitted(tally_RY: Floats, own_RZ: Floats, widths: Sequence[int], counted: Cou
     if not len(sample.label_CR):
         return Readout.none()
     own = [lines.fitted(X, sample) for X in np.split(own_RZ, np.cumsum(widths[:-1]), 1)]
-    parts, forest = [counted.lines, *own], counted.forest
+    parts, forest = [counted.lines, counted.words, *own], counted.forest
     told_CPJ = np.stack([*(part.told_CJ for part in parts), forest.told_CJ], 1)
     label_CJ = sample.label_CR[:, sample.judged]
     weight_CP = np.stack([_believed(told_PJ, label_J) for told_PJ, label_J in zip(told_CPJ, label_CJ, strict=True)])

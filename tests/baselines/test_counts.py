@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 
 import numpy as np
@@ -68,6 +69,8 @@ def brute_force(events: list[Event], counts: Counts) -> dict[str, float]:
         name = f"{modality}/{category}" if (modality, category) in pooled else f"{modality}/rare ones"
         for group in ("all", modality, name):
             members[group].append((age, value))
+        for word in re.findall(r"\w+", TEXTS.described[text]):
+            members[repr(word)].append((age, value))
     for name in counts.names:
         group, what = name.split(": ")
         own = members[group]
@@ -94,11 +97,12 @@ def brute_force(events: list[Event], counts: Counts) -> dict[str, float]:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000), st.booleans())
-def test_every_feature_is_what_its_name_says(seed: int, values: bool) -> None:
+@given(st.integers(0, 10_000), st.booleans(), st.booleans())
+def test_every_feature_is_what_its_name_says(seed: int, values: bool, words: bool) -> None:
     training, others = draw_users(seed, 40), [*draw_users(seed + 1, 8), []]
-    counts = Counts(values).fit(profiles(training))
+    counts = Counts(values, words).fit(profiles(training))
     assert values == any("newest amount" in name for name in counts.names)
+    assert words == ("'noodles': events in 7 days" in counts.names)
     features = counts.embed(profiles(others))
     assert features.shape == (9, len(counts.names))
     assert features.dtype == np.float32

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import random_profiles
+from conftest import WORDS, random_profiles
 
+from qanchor.model.vocabulary import Vocabulary
 from qanchor.training import counted
 from qanchor.training.counted import Counted
 from qanchor.training.sample import Labelled, Sample
+
+VOCABULARY = Vocabulary(tuple(WORDS[:6]))
 
 
 def world(users: int = 240):
@@ -24,7 +27,7 @@ def world(users: int = 240):
 
 
 def arrays(one: Counted) -> list[np.ndarray]:
-    return [array for part in (one.lines, one.forest) for array in vars(part).values()]
+    return [array for part in (one.lines, one.words, one.forest) for array in vars(part).values()]
 
 
 def same(one: Counted, other: Counted) -> bool:
@@ -33,11 +36,11 @@ def same(one: Counted, other: Counted) -> bool:
 
 def test_killed_and_gone_on_with_equals_uninterrupted_whatever_the_company(tmp_path):
     profiles, samples = world()
-    assert list(counted.fit_all(profiles, samples, tmp_path / "whole", 2)) == ["busy", "odd"]
-    first = next(iter(counted.fit_all(profiles, {"odd": samples["odd"]}, tmp_path / "cut", 1)))
+    assert list(counted.fit_all(profiles, VOCABULARY, samples, tmp_path / "whole", 2)) == ["busy", "odd"]
+    first = next(iter(counted.fit_all(profiles, VOCABULARY, {"odd": samples["odd"]}, tmp_path / "cut", 1)))
     assert first == "odd"
     before = (tmp_path / "cut" / "odd.safetensors").stat().st_mtime_ns
-    assert sorted(counted.fit_all(profiles, samples, tmp_path / "cut", 1)) == ["busy", "odd"]
+    assert sorted(counted.fit_all(profiles, VOCABULARY, samples, tmp_path / "cut", 1)) == ["busy", "odd"]
     assert (tmp_path / "cut" / "odd.safetensors").stat().st_mtime_ns == before
     for name in samples:
         whole, cut = (Counted.load(tmp_path / folder / f"{name}.safetensors") for folder in ("whole", "cut"))
@@ -47,15 +50,15 @@ def test_killed_and_gone_on_with_equals_uninterrupted_whatever_the_company(tmp_p
 
 def test_saved_and_loaded_is_as_before(tmp_path):
     profiles, samples = world()
-    one = counted.fitted(counted.tallies(profiles), samples["busy"])
+    one = counted.fitted(counted.tallies(profiles, VOCABULARY), samples["busy"])
     one.save(tmp_path / "busy.safetensors")
     assert same(Counted.load(tmp_path / "busy.safetensors"), one)
 
 
 def test_a_tally_depends_on_its_user_alone():
     profiles, _ = world(30)
-    whole = counted.tallies(profiles)
-    assert np.array_equal(counted.tallies(profiles.take(np.array([7, 3]))), whole[[7, 3]])
+    whole = counted.tallies(profiles, VOCABULARY)
+    assert np.array_equal(counted.tallies(profiles.take(np.array([7, 3])), VOCABULARY), whole[[7, 3]])
 
 
 def test_scenarios_of_the_same_users_take_the_same_sample(monkeypatch):
@@ -87,7 +90,7 @@ def test_silence_has_the_shapes_of_what_is_said(classes):
     sample = Sample(busy.row_R, busy.class_R if classes == 1 else busy.row_R % 3, busy.split_R, busy.as_of_R)
     for a, b in zip(
         arrays(Counted.silent(sample)),
-        arrays(counted.fitted(counted.tallies(profiles)[sample.row_R], sample)),
+        arrays(counted.fitted(counted.tallies(profiles, VOCABULARY)[sample.row_R], sample)),
         strict=True,
     ):
         assert len(a) == len(b)
