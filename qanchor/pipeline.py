@@ -37,7 +37,7 @@ from qanchor.inference.search import direction
 from qanchor.model import persistence
 from qanchor.model.prefixes import PrefixCache
 from qanchor.model.prompts import SoftPrompt
-from qanchor.model.vocabulary import Vocabulary
+from qanchor.model.vocabulary import WORDS, Vocabulary
 from qanchor.stages import Stages, listed, listing
 from qanchor.storage import Place
 from qanchor.training import counted
@@ -282,7 +282,7 @@ class Project:
             "windows": self.config.windows.model_dump(),
             "users": self.config.users.model_dump(),
             "modalities": {name: m.model_dump() for name, m in self.config.modalities.items()},
-            "words": self.vocabulary.words,
+            "words": WORDS,
             "version": __version__,
         }
         self.stages.run("count", inputs, ("ingest",), self._count)

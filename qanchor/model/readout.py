@@ -1,6 +1,6 @@
 """A scenario's readout: all that is known of a user, read by lines and by a forest, written along fixed directions.
 
-128 numbers cannot hold a tally of two thousand and a reading of three hundred, and what a scenario needs of them its
+128 numbers cannot hold a tally of thousands and a reading of three hundred, and what a scenario needs of them its
 labels know. So beside its soft prompt a scenario learns for each class (one for two classes) a linear function of all
 of it, and a forest over the tally's amounts; its embedding is u = normalise(3 c + m / 20 + s d): c is a direction alike
 for all, m is what it was mixed of, less what that had along c and d, at unit length, and s what line and forest say

@@ -22,6 +22,8 @@ WORDS = 600
 """At most."""
 LOOKED_AT = 20_000
 """Profiles by which words are chosen, at most."""
+LEAST = 20
+"""Profiles that say a word, at least: what fewer say tells little, and may be somebody's name."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -61,7 +63,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, profiles: Profiles) -> Vocabulary:
-        """Those that come nearest to be said by half of the users, of all that their events say."""
+        """Those that come nearest to being said by half of the profiles, of all that their events say."""
         some = profiles.take(np.sort(np.random.default_rng(0).permutation(len(profiles))[:LOOKED_AT]))
         known = list(dict.fromkeys(word for text in some.texts.described for word in pieces(text)))
         pairs = np.unique(some.owner * max(1, len(some.texts)) + some.text)
@@ -71,7 +73,8 @@ class Vocabulary:
         users = np.bincount(said, minlength=len(known))
         apart = np.minimum(users, len(some) - users)
         chosen = np.argsort(-apart, kind="stable")[:WORDS]
-        return cls(tuple(known[k] for k in np.sort(chosen[apart[chosen] > 0])))
+        useful = (users[chosen] >= LEAST) & (apart[chosen] > 0)
+        return cls(tuple(known[k] for k in np.sort(chosen[useful])))
 
     def mentions(self, texts: Texts) -> Mentions:
         place = {word: k for k, word in enumerate(self.words)}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import AS_OF, random_profiles, tiny_towers
+from conftest import WORDS as OCCUR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,9 +20,10 @@ from qanchor.model.batch import AGE_DAYS, FOR_LINES, TALLY, WORD_DAYS, collate
 from qanchor.model.prompts import SoftPrompt
 from qanchor.model.readout import CUTS, LEAVES, Readout
 from qanchor.model.text_encoder import pieces
-from qanchor.model.vocabulary import WORDS, Vocabulary
+from qanchor.model.vocabulary import LEAST, WORDS, Vocabulary
 
 KEPT = np.array([8, 6])
+KNOWN = Vocabulary((*dict.fromkeys(OCCUR), "0", "17", "never"))
 
 
 def saying(*users: list[str]) -> Profiles:
@@ -32,8 +34,8 @@ def saying(*users: list[str]) -> Profiles:
     return Profiles(
         np.array([f"u{n}" for n in range(len(users))], object),
         np.full(len(users), AS_OF),
-        np.concatenate([[0], np.cumsum(counts)]),
-        np.concatenate([AS_OF - DAY * np.arange(count, 0, -1) for count in counts]),
+        np.cumsum([0, *counts]),
+        np.concatenate([np.zeros(0, np.int64), *(AS_OF - DAY * np.arange(count, 0, -1) for count in counts)]),
         np.zeros(sum(counts), np.uint8),
         np.array([texts.index(text) for said in users for text in said], np.int32),
         np.full(sum(counts), np.nan, np.float32),
@@ -57,22 +59,30 @@ def slowly(profiles: Profiles, vocabulary: Vocabulary) -> np.ndarray:
 @given(st.integers(0, 10_000), st.integers(1, 40))
 def test_words_are_counted_event_by_event_each_once_older_ones_for_less(seed: int, mean: int):
     profiles = random_profiles(6, seed, mean)
-    vocabulary = Vocabulary.of(profiles)
+    vocabulary = KNOWN
     tally_BW = collate(profiles, np.arange(6), KEPT, mentions=vocabulary.mentions(profiles.texts)).tally_BW
     for found, expected in zip((tally_BW[:, :WORDS], tally_BW[:, -WORDS:]), slowly(profiles, vocabulary), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_chosen_are_the_words_that_part_users_and_none_that_all_or_nobody_says():
-    users = [["pays the shop", "pays rent"]] * 3 + [["pays the shop"]] * 2 + [["pays the baker"]]
-    assert Vocabulary.of(saying(*users)).words == ("shop", "rent", "baker")
-    assert Vocabulary.of(saying(["pays"], ["pays pays"])).words == ()
-    many = [[f"word{n}"] * (1 + n % 3) for n in range(WORDS + 50)]
-    assert len(Vocabulary.of(saying(*many)).words) == WORDS
+    tenant, shopper, eater = ["pays the shop", "pays rent"], ["pays the shop"], ["pays the baker"]
+    many = [tenant] * 2 * LEAST + [shopper] * LEAST + [eater] * LEAST
+    assert Vocabulary.of(saying(*many)).words == ("shop", "rent", "baker")
+    assert Vocabulary.of(saying(*many[:-1])).words == ("shop", "rent"), "a word that few say may be somebody's name"
+    assert Vocabulary.of(saying(*[["pays"], ["pays pays"]] * LEAST)).words == ()
+    assert Vocabulary.of(saying()).words == ()
+
+
+def test_of_more_words_than_there_is_room_for_those_stay_that_part_users_best():
+    often = [f"often{n}" for n in range(WORDS)]
+    seldom = [f"seldom{n}" for n in range(50)]
+    users = [[*seldom, *often]] * LEAST + [often] * LEAST + [["nothing"]] * 4 * LEAST
+    assert set(Vocabulary.of(saying(*users)).words) == {*often}
 
 
 def test_chinese_has_words_too():
-    vocabulary = Vocabulary.of(saying(["蓝鲸外卖"], ["蓝鲸影城"]))
+    vocabulary = Vocabulary.of(saying(*[["蓝鲸外卖"], ["蓝鲸影城"]] * LEAST))
     assert {"外卖", "影城"} <= set(vocabulary.words)
     assert "蓝鲸" not in vocabulary.words
 
@@ -80,7 +90,7 @@ def test_chinese_has_words_too():
 def test_a_table_of_other_texts_gives_the_same_counts():
     """Serving knows a user's texts alone, a bench those of a whole store."""
     profiles = random_profiles(5)
-    vocabulary = Vocabulary.of(profiles)
+    vocabulary = KNOWN
     order = np.random.default_rng(0).permutation(len(profiles.texts))
     columns = ([getattr(profiles.texts, name)[t] for t in order] for name in ("modality", "category", "text"))
     shuffled = replace(
@@ -101,7 +111,7 @@ def on_a_word(word: int) -> Readout:
 
 def test_a_model_counts_its_words_in_every_way_to_read_a_user_and_refuses_prompts_of_other_words(tmp_path):
     towers, profiles = tiny_towers(), random_profiles(12)
-    vocabulary = Vocabulary.of(profiles)
+    vocabulary = KNOWN
     persistence.teach(towers, vocabulary)
     fingerprint, readout = persistence.fingerprint(towers), on_a_word(3)
     wide = replace(readout, line_RV=torch.zeros(3, TALLY - FOR_LINES.start + sum(towers.own)))
