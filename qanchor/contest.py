@@ -80,7 +80,9 @@ def catalogue(project: Project) -> dict[str, Method]:
         "text:minilm": text(project, "minilm"),
         **trained,
         "counts": _counted(project, "counts", seeds=(0,)),
+        "counts+words": _counted(project, "counts+words", words=True, seeds=(0,)),
         "lightgbm": _counted(project, "lightgbm", judges={"lightgbm": Boosted}),
+        "lightgbm+words": _counted(project, "lightgbm+words", words=True, judges={"lightgbm+words": Boosted}),
         "untrained": _own(project, UNTRAINED, {"base": "untrained", "tuned": "w/o pretraining"}),
         OURS: _ours(project),
         **ablations,
@@ -130,13 +132,13 @@ def _minilm() -> str:
     return str(Path(found.submodule_search_locations[0]) / "model")
 
 
-def _counted(project: Project, name: str, **own: Any) -> Method:
-    """Hand-made features, with values' mean and newest or without, with words or without, as validation users like."""
+def _counted(project: Project, name: str, words: bool = False, **own: Any) -> Method:
+    """Hand-made features, with or without the values' mean and newest, as validation users like it; or with `words`."""
 
     def embed(setting: Setting, seed: int) -> dict[str, Features]:
         return {name: _fitted(project, Counts(**setting))}
 
-    settings = {"values": False}, {"values": True}, {"values": True, "words": True}
+    settings = ({"values": True, "words": True},) if words else ({"values": False}, {"values": True})
     return Method(embed, settings, kept=False, **own)
 
 
