@@ -14,7 +14,7 @@ from tokenizers import normalizers
 from qanchor.errors import ModelError
 from qanchor.inference.engine import QAnchor
 from qanchor.model import persistence
-from qanchor.model.prompts import SoftPrompt
+from qanchor.model.prompts import FORMAT, SoftPrompt
 
 
 def prompt_of(towers) -> SoftPrompt:
@@ -32,7 +32,7 @@ def test_saved_and_loaded_equals_before_and_says_what_it_is(towers, tmp_path):
     assert (again.scenario, again.query, again.classes, again.model) == ("coffee", prompt.query, 3, prompt.model)
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["qanchor"])
-    assert about == {"format": 4, "scenario": "coffee", "query": prompt.query, "classes": 3, "model": prompt.model}
+    assert about == {"format": FORMAT, "scenario": "coffee", "query": prompt.query, "classes": 3, "model": prompt.model}
     assert path.stat().st_size < 4096
     assert [p.name for p in path.parent.iterdir()] == ["coffee.safetensors"]
 
@@ -77,5 +77,5 @@ def test_what_is_no_prompt_is_refused(towers, tmp_path):
     with pytest.raises(ModelError, match=r"is no soft prompt .* tune the scenario again"):
         SoftPrompt.load(path, model)
     save_file({"prompt": torch.zeros(2, 3), "prototype": torch.zeros(2, 3)}, path, {"qanchor": '{"format": 9}'})
-    with pytest.raises(ModelError, match="has format 9, this version reads 4: tune the scenario again"):
+    with pytest.raises(ModelError, match=f"has format 9, this version reads {FORMAT}: tune the scenario again"):
         SoftPrompt.load(path, model)
