@@ -104,7 +104,7 @@ class Counts:
                 yield f"{groups[g]}: newest amount", _signed_log(newest.reshape(shape)[:, g])
 
         told, word = self.vocabulary.mentions(past.texts).of(past.text.astype(np.int64))
-        for window, days in self.windows.items() if self.words else ():
+        for window, days in self.windows.items() if self.vocabulary.words else ():
             recent = _age(past)[told] <= days
             place = (past.owner[told] * len(self.vocabulary.words) + word)[recent]
             said = np.bincount(place, minlength=len(past) * len(self.vocabulary.words))

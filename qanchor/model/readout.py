@@ -2,12 +2,12 @@
 
 128 numbers cannot hold a tally of thousands and a reading of three hundred, and what a scenario needs of them its
 labels know. So beside its soft prompt a scenario learns for each class (one for two classes) a linear function of all
-of it, and a forest over the tally's amounts; its embedding is u = normalise(3 c + m / 20 + s d): c is a direction alike
-for all, m is what it was mixed of, less what that had along c and d, at unit length, and s what line and forest say
-together, of unit variance. Every number of the embedding has a share of s, and m is small beside it, so that a probe
-finds s before all that single numbers say of its few labels; and c keeps the length from depending on s, which would
-tell every number what s is once more. `training/readouts.py` fits it; docs/decisions/0010-readout.md, 0011-forest.md
-and 0012-values.md have what it brings.
+of it, and a forest over its amounts and words; its embedding is u = normalise(3 c + m / 20 + s d): c is a direction
+alike for all, m is what it was mixed of, less what that had along c and d, at unit length, and s what line and forest
+say together, of unit variance. Every number of the embedding has a share of s, and m is small beside it, so that a
+probe finds s before all that single numbers say of its few labels; and c keeps the length from depending on s, which
+would tell every number what s is once more. `training/readouts.py` fits it; docs/decisions/0010-readout.md,
+0011-forest.md and 0012-values.md have what it brings.
 
 Shapes: B users, N suffixes, Y numbers of a tally, Z numbers that a suffix has of its own (what is learned, what its
 query reads), V = Z + those of a tally that lines read, C classes read for the scenario that has most, R = 2 + C rows,

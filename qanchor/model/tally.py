@@ -9,7 +9,7 @@ docs/decisions/0010-readout.md.
 
 A forest cuts sizes itself, and would cut at random what shares a place with twenty others. So it has the amounts: the
 count features as they are, with a place for most modalities and categories alone (docs/decisions/0011-forest.md), and
-beside the sums of values their mean and the newest one (0012-values.md).
+beside the sums of values their mean and the newest one (0012-values.md). The words beside both: vocabulary.py.
 
 Shapes: B users, E events of all of them, G groups of all users one after another (a user's whole, its modalities, its
 categories), C count features, S steps of a feature, W places.

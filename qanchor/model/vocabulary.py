@@ -77,6 +77,8 @@ class Vocabulary:
         return cls(tuple(known[k] for k in np.sort(chosen[useful])))
 
     def mentions(self, texts: Texts) -> Mentions:
+        if not self.words:  # as of a model that was never tuned: no text needs to be cut
+            return Mentions.none(texts)
         place = {word: k for k, word in enumerate(self.words)}
         each = [sorted({place[word] for word in pieces(text) if word in place}) for text in texts.described]
         word = np.array([k for own in each for k in own], np.int64)

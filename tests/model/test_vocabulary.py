@@ -59,9 +59,8 @@ def slowly(profiles: Profiles, vocabulary: Vocabulary) -> np.ndarray:
 @given(st.integers(0, 10_000), st.integers(1, 40))
 def test_words_are_counted_event_by_event_each_once_older_ones_for_less(seed: int, mean: int):
     profiles = random_profiles(6, seed, mean)
-    vocabulary = KNOWN
-    tally_BW = collate(profiles, np.arange(6), KEPT, mentions=vocabulary.mentions(profiles.texts)).tally_BW
-    for found, expected in zip((tally_BW[:, :WORDS], tally_BW[:, -WORDS:]), slowly(profiles, vocabulary), strict=True):
+    tally_BW = collate(profiles, np.arange(6), KEPT, mentions=KNOWN.mentions(profiles.texts)).tally_BW
+    for found, expected in zip((tally_BW[:, :WORDS], tally_BW[:, -WORDS:]), slowly(profiles, KNOWN), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -90,7 +89,6 @@ def test_chinese_has_words_too():
 def test_a_table_of_other_texts_gives_the_same_counts():
     """Serving knows a user's texts alone, a bench those of a whole store."""
     profiles = random_profiles(5)
-    vocabulary = KNOWN
     order = np.random.default_rng(0).permutation(len(profiles.texts))
     columns = ([getattr(profiles.texts, name)[t] for t in order] for name in ("modality", "category", "text"))
     shuffled = replace(
@@ -98,7 +96,7 @@ def test_a_table_of_other_texts_gives_the_same_counts():
         texts=Texts(profiles.texts.ids[order], *columns),
         text=np.argsort(order)[profiles.text].astype(np.int32),
     )
-    one, other = (collate(p, np.arange(5), KEPT, mentions=vocabulary.mentions(p.texts)) for p in (profiles, shuffled))
+    one, other = (collate(p, np.arange(5), KEPT, mentions=KNOWN.mentions(p.texts)) for p in (profiles, shuffled))
     torch.testing.assert_close(one.tally_BW[:, :WORDS], other.tally_BW[:, :WORDS])
 
 
@@ -111,8 +109,7 @@ def on_a_word(word: int) -> Readout:
 
 def test_a_model_counts_its_words_in_every_way_to_read_a_user_and_refuses_prompts_of_other_words(tmp_path):
     towers, profiles = tiny_towers(), random_profiles(12)
-    vocabulary = KNOWN
-    persistence.teach(towers, vocabulary)
+    persistence.teach(towers, KNOWN)
     fingerprint, readout = persistence.fingerprint(towers), on_a_word(3)
     wide = replace(readout, line_RV=torch.zeros(3, TALLY - FOR_LINES.start + sum(towers.own)))
     prompt = SoftPrompt("coffee", "coffee?", towers.prompt.detach(), torch.ones(2, 16), fingerprint, readout=wide)
@@ -120,13 +117,13 @@ def test_a_model_counts_its_words_in_every_way_to_read_a_user_and_refuses_prompt
 
     model = QAnchor.from_pretrained(tmp_path / "model")
     along_RO = model.written_along("coffee")
-    says = collate(profiles, np.arange(12), KEPT, mentions=vocabulary.mentions(profiles.texts)).tally_BW[:, 3] > 0
+    says = collate(profiles, np.arange(12), KEPT, mentions=KNOWN.mentions(profiles.texts)).tally_BW[:, 3] > 0
     assert 0 < says.sum() < 12
     found = [model.embed(profiles, ["coffee"], path=path) for path in ("packed", "cached", "plain")]
     for embedding_BGO in [*found, model.ask(model.read(profiles), ["coffee"])]:
         assert ((embedding_BGO[:, 0] @ along_RO[1] > 0) == says.numpy()).all()
 
-    persistence.teach(towers, Vocabulary(vocabulary.words[::-1]))
+    persistence.teach(towers, Vocabulary(KNOWN.words[::-1]))
     persistence.save_settings(towers, tmp_path / "model")
     with pytest.raises(ModelError, match="tune the scenario again"):
         QAnchor.from_pretrained(tmp_path / "model")

@@ -16,7 +16,7 @@ from qanchor.training.sample import Sample
 
 WIDTHS = (4, 6)
 STEPS = FOR_LINES.start
-"""Where the tally's own lines begin; columns before are amounts, that a forest reads alone."""
+"""Where the tally's own lines begin; columns before are words and amounts, that a forest reads alone."""
 
 
 def world(classes: int = 2, rows: int = 1_800):
