@@ -17,7 +17,10 @@ from qanchor.inference.refresh import ShardReport, embed_shard, refresh_shard
 from qanchor.inference.shard import Job, Scenario
 from qanchor.inference.snapshot import Snapshot
 from qanchor.model import persistence
+from qanchor.model.batch import FOR_LINES, TALLY
 from qanchor.model.prompts import SoftPrompt
+from qanchor.model.readout import CUTS, LEAVES, Readout
+from qanchor.model.vocabulary import Vocabulary
 
 START = dt.date(2025, 3, 1)
 LOOKBACK = {"bill": 9, "mini": 4}
@@ -30,11 +33,15 @@ Row = tuple[str, int, str, str, float | None]
 
 
 def save_model(folder: Path) -> Path:
-    """An untrained model with one tuned scenario."""
+    """An untrained model with one tuned scenario, whose readout looks at all of a tally, words among it."""
     towers = tiny_towers(layers=1)
+    persistence.teach(towers, Vocabulary(tuple(WORDS)))
     torch.manual_seed(1)
-    prompt = torch.randn(3, 64)
-    tuned = {"coffee": SoftPrompt("coffee", COFFEE.query, prompt, torch.zeros(2, 16), persistence.fingerprint(towers))}
+    prompt, made_by = torch.randn(3, 64), persistence.fingerprint(towers)
+    line_RV = torch.randn(3, TALLY - FOR_LINES.start + sum(towers.own))
+    feature_CTK, cut_CTK = torch.randint(len(WORDS), (1, 9, CUTS)), torch.rand(1, 9, CUTS)
+    readout = Readout(line_RV, feature_CTK, cut_CTK, torch.randn(1, 9, LEAVES))
+    tuned = {"coffee": SoftPrompt("coffee", COFFEE.query, prompt, torch.zeros(2, 16), made_by, readout)}
     QAnchor(towers, tuned).save_pretrained(folder)
     return folder
 
